@@ -1,0 +1,1 @@
+"""txtcmu: Python objects as SCSI disks, through Linux's TCMU, on Twisted."""

@@ -1,0 +1,248 @@
+"""What a backstore author implements, and what txtcmu promises in return.
+
+Start with :class:`IBackstore`: five members make a disk.  Each companion interface that a backstore also
+provides turns on one feature of the SCSI device; a companion that is not provided is not advertised.
+
+Rules that hold for every method below:
+
+*Thread.*  The reactor's, always.  A method that may block for long returns a Deferred instead
+(:func:`txtcmu.threads.run` runs a function in the reactor's thread pool with the right cancellation).
+
+*Result.*  A plain value means "already done" and is the fast path; a Deferred or a coroutine is waited for.  A
+method is free to choose anew in each call.
+
+*Buffers.*  ``data`` and ``buffers`` are windows of memory shared with the kernel.  They are yours until the
+result fires and not a moment longer: afterwards the same bytes belong to another initiator's command.  Copy
+what you need to keep; never keep a slice.
+
+*Cancellation.*  A command that the initiator aborted, or that ran past its deadline, has its Deferred cancelled
+(a coroutine sees :class:`~twisted.internet.defer.CancelledError` at its ``await``).  When your Deferred then
+fires, with whatever result, you have *let go*: you will not touch the buffers again and the write will not land
+later.  Work that cannot be recalled must therefore not let the Deferred fire early: wrap it in
+:func:`txtcmu.threads.uncancellable`.  Until you let go, later writes to the same blocks wait.  A timeout, a
+lost connection or a client library's error is *not* letting go, since the request may land an hour later.
+
+*Errors.*  Raise (or fail with) an exception of :mod:`txtcmu.errors`; :func:`txtcmu.scsi.sense.sense_of` says
+what the initiator sees.  ``OSError`` is mapped by its errno.  Anything else is logged with its traceback and
+reported as HARDWARE ERROR.
+
+*Order.*  Overlapping writes of one device never reach a backstore at the same time: the later one is called
+when the earlier one's result has fired.  Writes that do not overlap, and reads, come as they are.
+"""
+
+from __future__ import annotations
+
+from twisted.plugin import IPlugin
+from zope.interface import Attribute, Interface
+
+__all__ = [
+    "IBackstore",
+    "IBackstoreFactory",
+    "ICommand",
+    "ICommandHandler",
+    "IDiscard",
+    "IForceUnitAccess",
+    "IObjectStore",
+    "IVectoredBackstore",
+    "IWriteZeroes",
+]
+
+
+class IBackstore(Interface):
+    """A flat array of bytes that survives: what most authors write."""
+
+    size = Attribute("Length in bytes, an int: a multiple of the device's block size; constant while open.")
+    read_only = Attribute("True: writes are answered WRITE PROTECTED without being called.")
+    physical_block_size = Attribute(
+        "Bytes that the storage can replace without reading first (a power of two); smaller writes work but"
+        " cost a read.  Advertised in READ CAPACITY (16)."
+    )
+
+    def read(offset: int, length: int) -> object:
+        """Return ``length`` bytes from ``offset`` on, both in bytes and inside ``size``.
+
+        :return: bytes-like, or a Deferred or coroutine of it.  What is missing from a short one reads as zeroes.
+        """
+
+    def write(offset: int, data: memoryview) -> object:
+        """Store all of ``data`` at ``offset``; a READ that starts after the result has fired sees it.
+
+        :return: ``None``, or a Deferred or coroutine of it.
+        """
+
+    def flush() -> object:
+        """Make every write whose result has fired before this call durable.
+
+        After a possible loss of acknowledged data (the server restarted, fsync failed) every flush fails until
+        the backstore is opened anew, unless the lost writes were replayed first.
+
+        :return: ``None``, or a Deferred or coroutine of it.
+        """
+
+    def close() -> object:
+        """Give everything back; no other method is called afterwards, and none is outstanding.
+
+        :return: ``None``, or a Deferred or coroutine of it.
+        """
+
+
+class IVectoredBackstore(Interface):
+    """A backstore that reads into and writes from the ring's memory without a copy in between."""
+
+    def readv(offset: int, buffers: list[memoryview]) -> object:
+        """Fill ``buffers`` one after the other from ``offset`` on; used instead of :meth:`IBackstore.read`.
+
+        :return: how many bytes were filled (the rest reads as zeroes), or a Deferred or coroutine of it.
+        """
+
+    def writev(offset: int, buffers: list[memoryview]) -> object:
+        """Store ``buffers`` one after the other at ``offset``; used instead of :meth:`IBackstore.write`.
+
+        :return: ``None``, or a Deferred or coroutine of it.
+        """
+
+
+class IForceUnitAccess(Interface):
+    """A backstore with a durable write cheaper than write and flush (SBC-4 FUA bit)."""
+
+    def write_fua(offset: int, buffers: list[memoryview]) -> object:
+        """Store ``buffers`` at ``offset``; the result fires when they are durable.
+
+        :return: ``None``, or a Deferred or coroutine of it.
+        """
+
+
+class IDiscard(Interface):
+    """A backstore that can give space back (UNMAP; VPD B0 and B2, LBPME)."""
+
+    discard_granularity = Attribute("Bytes that can be given back at a time, a power of two.")
+    discard_zeroes = Attribute("True: discarded bytes are certain to read as zeroes (LBPRZ).")
+
+    def discard(offset: int, length: int) -> object:
+        """Give back what it can of ``length`` bytes at ``offset``.
+
+        With :attr:`discard_zeroes` the whole range reads as zeroes afterwards, aligned or not.
+
+        :return: ``None``, or a Deferred or coroutine of it.
+        """
+
+
+class IWriteZeroes(Interface):
+    """A backstore that can write zeroes without being sent them."""
+
+    def write_zeroes(offset: int, length: int) -> object:
+        """Make ``length`` bytes at ``offset`` read as zeroes; space is kept where the storage can keep it.
+
+        :return: ``None``, or a Deferred or coroutine of it.
+        """
+
+
+class ICommand(Interface):
+    """One SCSI command, as an :class:`ICommandHandler` sees it.
+
+    :mod:`txtcmu.iovec` holds the functions that move bytes in and out of :attr:`buffers`.
+    """
+
+    cdb = Attribute("The CDB, bytes; at least as long as its group code says, zero-padded.")
+    buffers = Attribute(
+        "The data buffer, a list of writable memoryviews: holds the Data-Out of a command that sends data, awaits"
+        " the Data-In of one that receives.  TCMU does not say which of the two: the operation code does."
+    )
+    length = Attribute("Total length of the buffers in bytes: what the initiator is ready to send or take.")
+
+
+class ICommandHandler(Interface):
+    """Raw SCSI: for devices that are not plain disks.  It answers every command itself, INQUIRY included."""
+
+    def handle(command: ICommand) -> object:
+        """Carry out one command.
+
+        What it leaves unfilled of a Data-In buffer must be zeroed, for it holds bytes of earlier commands.
+
+        :return: ``None`` for GOOD, or a SAM status (an int), or a Deferred or coroutine of one of them.
+            Raise :class:`txtcmu.errors.CheckCondition` for sense data.
+        """
+
+    def close() -> object:
+        """As :meth:`IBackstore.close`."""
+
+
+class IBackstoreFactory(IPlugin):
+    """A handler: how ``--handler NAME`` becomes backstores.
+
+    Found as a :mod:`twisted.plugin` in ``txtcmu/plugins/``, or under the entry point ``txtcmu.backstores``.
+    The object should be cheap to import; optional libraries are imported by its methods.
+    """
+
+    name = Attribute("The subtype: what dev_config starts with, before the first slash.  [a-z0-9_-]+")
+    summary = Attribute("One line for ``twist tcmu --list-handlers``.")
+    config_help = Attribute("What follows the slash in dev_config, and each option, for a person.")
+    options = Attribute("The option names it understands, a frozenset; any other is refused before open.")
+
+    def check(config: object) -> object:
+        """Say what is wrong with a :class:`txtcmu.devconfig.DeviceConfig`, without opening anything.
+
+        :return: ``None``, or one line that names the mend, or a Deferred or coroutine of one of them.
+        """
+
+    def create(parameters: object) -> object:
+        """Make new, empty storage of ``parameters.size`` bytes; never touch what is already there.
+
+        :param parameters: a :class:`txtcmu.devconfig.DeviceParameters`.
+        :return: ``None``, or a Deferred or coroutine of it.
+        :raise txtcmu.errors.ConfigError: it exists already, or cannot be made.
+        """
+
+    def open(parameters: object) -> object:
+        """Open storage that exists.
+
+        :param parameters: a :class:`txtcmu.devconfig.DeviceParameters`.  ``size`` is that of the LUN; the device
+            itself compares it with the backstore's and refuses a difference.
+        :return: an :class:`IBackstore` or :class:`ICommandHandler`, or a Deferred or coroutine of one.
+        :raise txtcmu.errors.ConfigError: it can never work like this (the line names the mend).
+        :raise txtcmu.errors.NotReadyError: it may work later; the device tries again by itself.
+        """
+
+
+class IObjectStore(Interface):
+    """Named immutable-at-a-time objects: the least that S3, a directory and memory have in common.
+
+    Keys are text.  Every method returns a Deferred that can be cancelled; a cancelled, timed-out or broken
+    request may still be applied later, which is what the conditions are for.  A method retries by itself what
+    is safe and sensible to retry, and fails with an :class:`txtcmu.errors.ObjectStoreError` when that is over.
+    """
+
+    def get(key: str, start: int = 0, length: int | None = None) -> object:
+        """Read an object, or ``length`` bytes of it from ``start`` on (fewer when it ends before).
+
+        :return: Deferred of a :class:`txtcmu.objectstore.objects.StoredObject`, or of ``None`` when there is none.
+        """
+
+    def head(key: str) -> object:
+        """As :meth:`get`, with an empty body."""
+
+    def put(
+        key: str, data: object, *, metadata: object = None, if_match: str | None = None, absent: bool = False
+    ) -> object:
+        """Create or replace an object as a whole.
+
+        :param data: bytes-like, not copied: unchanged until the Deferred fires.
+        :param metadata: names and values of user metadata (ASCII).
+        :param if_match: replace only the object with this etag.
+        :param absent: create only.
+        :return: Deferred of the new etag.
+        :raise txtcmu.errors.PreconditionFailed: a condition did not hold.
+        """
+
+    def delete(key: str) -> object:
+        """Remove an object; no error when there is none.  :return: Deferred of ``None``."""
+
+    def list(prefix: str, after: str = "") -> object:
+        """List keys with ``prefix`` that sort behind ``after``, in order.
+
+        :return: Deferred of a page: a list of :class:`txtcmu.objectstore.objects.StoredObject` without bodies,
+            empty when there are no more.
+        """
+
+    def close() -> object:
+        """Close connections; outstanding requests fail.  :return: Deferred of ``None``."""
