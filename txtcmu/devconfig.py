@@ -51,9 +51,7 @@ class DeviceConfig:
         :raise ConfigError: it is malformed; the line says where.
         """
         if len(text) > MAX_LENGTH:
-            raise ConfigError(
-                f"dev_config has {len(text)} characters; the kernel keeps {MAX_LENGTH}: shorten the path"
-            )
+            raise ConfigError(f"dev_config has {len(text)} characters; the kernel keeps {MAX_LENGTH}: shorten the path")
         bad = _FORBIDDEN.search(text)
         if bad:
             raise ConfigError(
@@ -62,9 +60,7 @@ class DeviceConfig:
         body, *pairs = text.split(";")
         handler, slash, path = body.partition("/")
         if not slash or not path or not _SUBTYPE.fullmatch(handler):
-            raise ConfigError(
-                f"dev_config {text!r} is not HANDLER/PATH[;key=value...], such as file/var/disk.img"
-            )
+            raise ConfigError(f"dev_config {text!r} is not HANDLER/PATH[;key=value...], such as file/var/disk.img")
         options: dict[str, str] = {}
         for pair in pairs:
             key, equals, value = pair.partition("=")
@@ -76,9 +72,7 @@ class DeviceConfig:
         return cls(handler, path, options)
 
     def __str__(self) -> str:
-        return ";".join(
-            [f"{self.handler}/{self.path}", *(f"{key}={value}" for key, value in self.options.items())]
-        )
+        return ";".join([f"{self.handler}/{self.path}", *(f"{key}={value}" for key, value in self.options.items())])
 
     def with_defaults(self, defaults: Mapping[str, str]) -> DeviceConfig:
         """Return the same with ``defaults`` for the options it does not give itself."""
