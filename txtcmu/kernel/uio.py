@@ -203,7 +203,7 @@ class RingReader:
             return
         take, received = self._ring.take, self._consumer.command_received
         commands, room = COMMANDS_PER_TURN, BYTES_PER_TURN
-        entry: Command | TaskManagement | None
+        entry: Command | TaskManagement | None = None
         self._in_batch = True
         try:
             while True:
