@@ -1,0 +1,1 @@
+"""The backstores that come with txtcmu: one module each, imported when a device asks for it."""
