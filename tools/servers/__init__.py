@@ -1,0 +1,1 @@
+"""Real storage servers, started in a directory and stopped again, for tests and demonstrations."""
