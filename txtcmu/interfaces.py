@@ -32,6 +32,10 @@ when the earlier one's result has fired.  Writes that do not overlap, and reads,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from twisted.internet.defer import Deferred
 from twisted.plugin import IPlugin
 from zope.interface import Attribute, Interface
 
@@ -205,44 +209,58 @@ class IBackstoreFactory(IPlugin):
 
 
 class IObjectStore(Interface):
-    """Named immutable-at-a-time objects: the least that S3, a directory and memory have in common.
+    """Named objects, replaced as a whole: the least that S3, a directory and memory have in common.
 
-    Keys are text.  Every method returns a Deferred that can be cancelled; a cancelled, timed-out or broken
-    request may still be applied later, which is what the conditions are for.  A method retries by itself what
-    is safe and sensible to retry, and fails with an :class:`txtcmu.errors.ObjectStoreError` when that is over.
+    Keys are text.  An etag is text without quotes and stands for an object's content: equal content may well have
+    equal etags.  Every method returns a Deferred that can be cancelled; a cancelled, timed-out or broken request
+    may still be applied later, which is what the conditions are for.  A method retries by itself what is safe and
+    sensible to retry, always under the same condition, and fails with an
+    :class:`txtcmu.errors.ObjectStoreError` when that is over; with :class:`txtcmu.errors.StoreUnavailable` nothing
+    is known about what became of the request.
     """
 
-    def get(key: str, start: int = 0, length: int | None = None) -> object:
+    def get(key: str, start: int = 0, length: int | None = None) -> Deferred[Any]:
         """Read an object, or ``length`` bytes of it from ``start`` on (fewer when it ends before).
 
         :return: Deferred of a :class:`txtcmu.objectstore.objects.StoredObject`, or of ``None`` when there is none.
         """
 
-    def head(key: str) -> object:
+    def head(key: str) -> Deferred[Any]:
         """As :meth:`get`, with an empty body."""
 
     def put(
-        key: str, data: object, *, metadata: object = None, if_match: str | None = None, absent: bool = False
-    ) -> object:
+        key: str,
+        data: Any,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        if_match: str | None = None,
+        absent: bool = False,
+    ) -> Deferred[Any]:
         """Create or replace an object as a whole.
 
         :param data: bytes-like, not copied: unchanged until the Deferred fires.
-        :param metadata: names and values of user metadata (ASCII).
+        :param metadata: names (lower case) and values of user metadata (ASCII).
         :param if_match: replace only the object with this etag.
         :param absent: create only.
-        :return: Deferred of the new etag.
-        :raise txtcmu.errors.PreconditionFailed: a condition did not hold.
+        :return: Deferred of a :class:`txtcmu.objectstore.objects.Receipt`.
+        :raise txtcmu.errors.PreconditionFailed: the condition did not hold and nothing happened; but it is a
+            :class:`txtcmu.objectstore.objects.MaybeMine` when an earlier attempt of this very call may be the reason.
         """
 
-    def delete(key: str) -> object:
-        """Remove an object; no error when there is none.  :return: Deferred of ``None``."""
+    def delete(key: str, *, if_match: str | None = None) -> Deferred[Any]:
+        """Remove an object; without a condition it is no error when there is none.
 
-    def list(prefix: str, after: str = "") -> object:
+        :param if_match: remove only the object with this etag; not every store enforces it.
+        :return: Deferred of a :class:`txtcmu.objectstore.objects.Receipt`.
+        :raise txtcmu.errors.PreconditionFailed: as for :meth:`put`; also when there is no object.
+        """
+
+    def list(prefix: str, after: str = "") -> Deferred[Any]:
         """List keys with ``prefix`` that sort behind ``after``, in order.
 
-        :return: Deferred of a page: a list of :class:`txtcmu.objectstore.objects.StoredObject` without bodies,
-            empty when there are no more.
+        :return: Deferred of a page: a list of :class:`txtcmu.objectstore.objects.StoredObject` without bodies and
+            metadata, empty when there are no more.
         """
 
-    def close() -> object:
+    def close() -> Deferred[Any]:
         """Close connections; outstanding requests fail.  :return: Deferred of ``None``."""

@@ -1,0 +1,80 @@
+"""Credentials and signatures (SigV4) by botocore, which may read files and ask servers: in a thread.
+
+Whoever gives ``access_key_id`` means just that; otherwise botocore looks where AWS's tools look: the environment,
+``~/.aws`` (with SSO and assumed roles), the instance's metadata.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import evolve
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials, RefreshableCredentials
+from botocore.exceptions import BotoCoreError
+from botocore.session import Session
+
+from txtcmu.errors import ConfigError
+from txtcmu.objectstore.settings import S3Settings
+from txtcmu.threads import run
+
+__all__ = ["Signer", "load"]
+
+_FALLBACK_REGION = "us-east-1"
+
+
+class _Auth(S3SigV4Auth):
+    """Signs a payload hash that is known already, instead of the body."""
+
+    def payload(self, request: AWSRequest) -> str:
+        return str(request.context["payload_hash"])
+
+
+class Signer:
+    """Signs requests for one region with credentials that it keeps fresh."""
+
+    def __init__(self, reactor: Any, credentials: Credentials, region: str) -> None:
+        self._reactor = reactor
+        self._credentials = credentials
+        self._region = region
+
+    async def sign(self, method: str, url: str, headers: Mapping[str, str], payload_hash: str) -> dict[str, str]:
+        """Return ``headers`` with those of the signature.
+
+        :param payload_hash: SHA-256 of the body in hex, or ``UNSIGNED-PAYLOAD``.
+        """
+        credentials = self._credentials
+        if isinstance(credentials, RefreshableCredentials) and credentials.refresh_needed():
+            frozen = await run(self._reactor, credentials.get_frozen_credentials)
+        else:
+            frozen = credentials.get_frozen_credentials()
+        request = AWSRequest(method, url, headers=dict(headers))
+        request.context["payload_hash"] = payload_hash
+        _Auth(frozen, "s3", self._region).add_auth(request)
+        return dict(request.headers.items())
+
+
+def load(reactor: Any, settings: S3Settings) -> tuple[Signer, S3Settings]:
+    """Find credentials and the region; blocking.
+
+    :return: a signer, and ``settings`` with the region filled in.
+    :raise ConfigError: there are none.
+    """
+    try:
+        session = Session(profile=settings.aws_profile or None)
+        region = settings.region or session.get_config_variable("region") or _FALLBACK_REGION
+        if settings.access_key_id:
+            token = settings.session_token or None
+            credentials: Credentials | None = Credentials(settings.access_key_id, settings.secret_access_key, token)
+        else:
+            credentials = session.get_credentials()
+    except BotoCoreError as error:
+        raise ConfigError(f"s3: credentials: {error}") from None
+    if credentials is None:
+        raise ConfigError(
+            "s3: no credentials; put access_key_id and secret_access_key into the profile, or set AWS_PROFILE,"
+            " or run `aws configure`"
+        )
+    return Signer(reactor, credentials, region), evolve(settings, region=region)

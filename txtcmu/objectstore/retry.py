@@ -1,0 +1,90 @@
+"""Trying again: which outcomes deserve it, how long to wait in between, and when to give up."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from attrs import define, frozen
+from twisted.internet.task import deferLater
+
+from txtcmu.errors import PreconditionFailed, StoreUnavailable
+from txtcmu.objectstore.objects import MaybeMine
+
+__all__ = ["Later", "Patience", "persist"]
+
+T = TypeVar("T")
+
+
+class Later(Exception):  # noqa: N818 - the store's answer, not an error of ours
+    """One attempt failed in a way that another may not.
+
+    :ivar doubtful: the request may have been applied, or may be applied later.
+    :ivar wait: seconds that the store asked for (Retry-After), or ``None``.
+    """
+
+    def __init__(self, reason: str, *, doubtful: bool, wait: float | None = None) -> None:
+        super().__init__(reason)
+        self.doubtful = doubtful
+        self.wait = wait
+
+
+@frozen
+class Patience:
+    """How to retry: full jitter between zero and a bound that doubles.
+
+    :ivar clock: the reactor.
+    :ivar random: returns a float from 0 to 1.
+    :ivar total: seconds from the first attempt on, after which no further one is begun.
+    """
+
+    clock: Any
+    random: Callable[[], float]
+    total: float = 30.0
+    first: float = 0.05
+    longest: float = 20.0
+
+    def delay(self, attempts: int, asked: float | None) -> float:
+        """Return how many seconds to wait after ``attempts`` attempts; at least what the store asked for."""
+        bound: float = min(self.longest, self.first * 2.0 ** min(attempts - 1, 30))
+        return max(asked or 0.0, bound * self.random())
+
+
+@define
+class Doubts:
+    """How many attempts of one call have an unknown outcome so far."""
+
+    count: int = 0
+
+
+async def persist(
+    patience: Patience, what: str, attempt: Callable[[Doubts], Awaitable[T]], trouble: Callable[[str], None]
+) -> T:
+    """Call ``attempt`` until it does not raise :class:`Later`.
+
+    :param what: names the request in the final error.
+    :param attempt: is told of the doubts that earlier attempts left.
+    :param trouble: told the reason of each failed attempt.
+    :raise StoreUnavailable: the patience is over.
+    """
+    started = patience.clock.seconds()
+    doubts = Doubts()
+    attempts = 0
+    while True:
+        try:
+            return await attempt(doubts)
+        except Later as later:
+            attempts += 1
+            doubts.count += later.doubtful
+            trouble(str(later))
+            delay = patience.delay(attempts, later.wait)
+            waited = patience.clock.seconds() - started
+            if waited + delay > patience.total:
+                raise StoreUnavailable(
+                    f"{what}: {later} ({attempts} attempts in {waited:.0f} s); see whether the store is up"
+                ) from None
+            await deferLater(patience.clock, delay)
+        except PreconditionFailed as refused:
+            if doubts.count:
+                raise MaybeMine(str(refused), doubts.count) from None
+            raise

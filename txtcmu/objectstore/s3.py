@@ -1,0 +1,256 @@
+"""An object store on S3, or on anything that speaks S3.
+
+Plain requests only, in one part, without chunk framing or trailers, which many stores get wrong.  The body's
+SHA-256 is signed where nothing else protects it (http); Content-MD5 goes with every PUT.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from hashlib import md5, sha256
+from random import Random
+from typing import Any, Protocol, TypeVar
+from urllib.parse import unquote
+from xml.etree import ElementTree
+
+from attrs import evolve
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from txtcmu.errors import ObjectStoreError, PreconditionFailed
+from txtcmu.interfaces import IObjectStore
+from txtcmu.objectstore.http import HTTP, Reply
+from txtcmu.objectstore.objects import Receipt, StoredObject
+from txtcmu.objectstore.retry import Doubts, Later, Patience, persist
+from txtcmu.objectstore.s3errors import error_code, refusal
+from txtcmu.objectstore.settings import S3Settings
+from txtcmu.threads import run
+
+__all__ = ["S3ObjectStore", "connect"]
+
+_META = "x-amz-meta-"
+_RATE = 1 << 20  # bytes per second that a request's deadline allows for
+_NOTHING = sha256(b"").hexdigest()
+_LARGE = 1 << 20  # hashing more takes milliseconds: not in the reactor's thread
+
+
+T = TypeVar("T")
+
+
+class _Signs(Protocol):
+    async def sign(self, method: str, url: str, headers: Mapping[str, str], payload_hash: str) -> dict[str, str]: ...
+
+
+@implementer(IObjectStore)
+class S3ObjectStore:
+    """A bucket.
+
+    :param signer: as :class:`txtcmu.objectstore.credentials.Signer`.
+    :param agent: instead of real connections, in tests.
+    :ivar settings: how it is reached.
+    :ivar quote_etags: whether conditions carry etags in quotes, as the standard has it; some stores differ.
+    """
+
+    quote_etags = True
+    _log = Logger()
+
+    def __init__(
+        self, reactor: Any, settings: S3Settings, signer: _Signs, patience: Patience | None = None, agent: Any = None
+    ) -> None:
+        self._reactor = reactor
+        self.settings = settings
+        self._signer = signer
+        self._patience = patience or Patience(reactor, Random().random)
+        self._http = HTTP(reactor, settings.connections, agent)
+        self._signs_payload = settings.base.startswith("http:")
+        self._in_trouble = False
+
+    def get(self, key: str, start: int = 0, length: int | None = None) -> Deferred[StoredObject | None]:
+        """Read an object or a part of it."""
+        return Deferred.fromCoroutine(self._get(key, start, length))
+
+    def head(self, key: str) -> Deferred[StoredObject | None]:
+        """Read what is known of an object."""
+        return Deferred.fromCoroutine(self._head(key))
+
+    def put(
+        self,
+        key: str,
+        data: Any,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        if_match: str | None = None,
+        absent: bool = False,
+    ) -> Deferred[Receipt]:
+        """Create or replace an object."""
+        return Deferred.fromCoroutine(self._put(key, bytes(data), metadata or {}, if_match, absent))
+
+    def delete(self, key: str, *, if_match: str | None = None) -> Deferred[Receipt]:
+        """Remove an object."""
+        return Deferred.fromCoroutine(self._delete(key, if_match))
+
+    def list(self, prefix: str, after: str = "") -> Deferred[Sequence[StoredObject]]:
+        """Return one page of keys."""
+        return Deferred.fromCoroutine(self._list(prefix, after))
+
+    def close(self) -> Deferred[None]:
+        """Close connections."""
+        return Deferred.fromCoroutine(self._http.close())
+
+    async def _get(self, key: str, start: int, length: int | None) -> StoredObject | None:
+        headers = {}
+        if start or length is not None:
+            headers["Range"] = f"bytes={start}-" if length is None else f"bytes={start}-{start + max(length, 1) - 1}"
+        reply = await self._request("GET", key, headers=headers, reads=length or 0, accept=(200, 206, 404, 416))
+        if reply.status == 404:
+            # Any proxy in between says 404 as well; to a disk, absence is data.
+            if error_code(reply.body)[0] != "NoSuchKey":
+                raise self._refuse(reply)
+            return None
+        if reply.status == 416:
+            return await self._head_request(key)
+        found = self._describe(key, reply)
+        if headers and reply.status == 200:  # a store may ignore Range
+            return evolve(found, data=reply.body[start : None if length is None else start + length])
+        if headers:
+            first, _, size = reply.headers.get("content-range", "").removeprefix("bytes ").partition("/")
+            if not first.startswith(f"{start}-") or not size.isdigit():
+                raise ObjectStoreError(f"{key}: the store answered a range that was not asked for; it cannot be used")
+            found = evolve(found, size=int(size))
+        return evolve(found, data=reply.body[:length] if length is not None else reply.body)
+
+    async def _head(self, key: str) -> StoredObject | None:
+        # HEAD has no error codes: its 404 may be a proxy's, its 403 says nothing.  One byte costs no more.
+        found = await self._get(key, 0, 1)
+        return None if found is None else evolve(found, data=b"")
+
+    async def _head_request(self, key: str) -> StoredObject | None:
+        reply = await self._request("HEAD", key, accept=(200, 404))
+        return None if reply.status == 404 else self._describe(key, reply)
+
+    async def _put(
+        self, key: str, body: bytes, metadata: Mapping[str, str], if_match: str | None, absent: bool
+    ) -> Receipt:
+        headers = {_META + name: value for name, value in metadata.items()}
+        if len(body) > _LARGE:
+            digest, payload_hash = await run(self._reactor, self._hash, body)
+        else:
+            digest, payload_hash = self._hash(body)
+        headers["Content-MD5"] = digest
+        headers["Content-Type"] = "application/octet-stream"
+        if absent:
+            headers["If-None-Match"] = "*"
+        return await self._conditional("PUT", key, if_match, headers, body, payload_hash)
+
+    async def _delete(self, key: str, if_match: str | None) -> Receipt:
+        return await self._conditional("DELETE", key, if_match, {}, b"", _NOTHING)
+
+    async def _conditional(
+        self, method: str, key: str, if_match: str | None, headers: dict[str, str], body: bytes, payload_hash: str
+    ) -> Receipt:
+        if if_match is not None:
+            headers["If-Match"] = f'"{if_match}"' if self.quote_etags else if_match
+        refused = (404, 412) if if_match is not None else (412,)
+
+        async def attempt(doubts: Doubts) -> Receipt:
+            reply = await self._attempt(method, self.settings.url(key), headers, body, payload_hash, 0)
+            if reply.status == 412 or (reply.status in refused and error_code(reply.body)[0] == "NoSuchKey"):
+                raise PreconditionFailed(f"{key}: the object is not as the condition says")
+            if reply.status not in (200, 204) and not (method == "DELETE" and reply.status == 404):
+                raise self._refuse(reply)
+            etag = reply.headers.get("etag", "").strip('"')
+            if method == "PUT" and not etag:
+                raise ObjectStoreError(f"{key}: the store sent no ETag with a PUT; it cannot be used")
+            return Receipt(etag, doubts.count)
+
+        return await self._persist(f"{method} {key}", attempt)
+
+    async def _list(self, prefix: str, after: str) -> Sequence[StoredObject]:
+        query = {"list-type": "2", "encoding-type": "url", "prefix": prefix}
+        if after:
+            query["start-after"] = after
+        reply = await self._request("GET", "", query=query, accept=(200,))
+        try:
+            root = ElementTree.fromstring(reply.body)
+        except ElementTree.ParseError:
+            raise ObjectStoreError(f"LIST {prefix}: the store answered something that is no list") from None
+        encoded = root.findtext("{*}EncodingType") == "url"
+        page = []
+        for entry in root.iterfind("{*}Contents"):
+            key = entry.findtext("{*}Key") or ""
+            etag = (entry.findtext("{*}ETag") or "").strip('"')
+            page.append(StoredObject(unquote(key) if encoded else key, etag, int(entry.findtext("{*}Size") or 0)))
+        return page
+
+    async def _request(
+        self,
+        method: str,
+        key: str,
+        *,
+        accept: tuple[int, ...],
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        reads: int = 0,
+    ) -> Reply:
+        """Send a request that changes nothing, until its status is one of ``accept``."""
+        url = self.settings.url(key, (query or {}).items())
+
+        async def attempt(_: Doubts) -> Reply:
+            reply = await self._attempt(method, url, headers or {}, b"", _NOTHING, reads)
+            if reply.status not in accept:
+                raise self._refuse(reply)
+            return reply
+
+        return await self._persist(f"{method} {key}", attempt)
+
+    async def _attempt(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes, payload_hash: str, reads: int
+    ) -> Reply:
+        signed = await self._signer.sign(method, url, headers, payload_hash)
+        seconds = self.settings.request_timeout + max(len(body), reads) / _RATE
+        return await self._http.exchange(method, url, signed, body, seconds)
+
+    async def _persist(self, what: str, attempt: Callable[[Doubts], Awaitable[T]]) -> T:
+        result = await persist(self._patience, what, attempt, self._trouble)
+        if self._in_trouble:
+            self._in_trouble = False
+            self._log.info("bucket {bucket}: the store answers again", bucket=self.settings.bucket)
+        return result
+
+    def _trouble(self, reason: str) -> None:
+        if not self._in_trouble:
+            self._in_trouble = True
+            self._log.warn("bucket {bucket}: {reason}; trying again", bucket=self.settings.bucket, reason=reason)
+
+    def _refuse(self, reply: Reply) -> Later | ObjectStoreError:
+        return refusal(self.settings, reply.status, reply.headers, reply.body)
+
+    def _hash(self, body: bytes) -> tuple[str, str]:
+        digest = b64encode(md5(body, usedforsecurity=False).digest()).decode("ascii")
+        return digest, sha256(body).hexdigest() if self._signs_payload else "UNSIGNED-PAYLOAD"
+
+    @staticmethod
+    def _describe(key: str, reply: Reply) -> StoredObject:
+        headers = reply.headers
+        metadata = {name.removeprefix(_META): value for name, value in headers.items() if name.startswith(_META)}
+        return StoredObject(
+            key,
+            headers.get("etag", "").strip('"'),
+            int(headers.get("content-length", len(reply.body))),
+            metadata=metadata,
+            encoding=headers.get("content-encoding", ""),
+        )
+
+
+async def connect(reactor: Any, settings: S3Settings) -> S3ObjectStore:
+    """Find credentials, in a thread, and return the store; nothing is sent to it yet."""
+
+    def prepare() -> tuple[_Signs, S3Settings]:
+        from txtcmu.objectstore.credentials import load  # a third of a second of imports
+
+        return load(reactor, settings)
+
+    signer, complete = await run(reactor, prepare)
+    return S3ObjectStore(reactor, complete, signer)
