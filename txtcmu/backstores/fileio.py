@@ -49,18 +49,18 @@ UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY})
 IOV_MAX = os.sysconf("SC_IOV_MAX")
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_fallocate = getattr(_libc, "fallocate64", None) or _libc.fallocate
-_fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+_libc_fallocate = getattr(_libc, "fallocate64", None) or _libc.fallocate
+_libc_fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
 
-def _call_fallocate(fd: int, mode: int, offset: int, length: int) -> None:
-    while _fallocate(fd, mode, offset, length):
+def _fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    while _libc_fallocate(fd, mode, offset, length):
         number = ctypes.get_errno()
         if number != errno.EINTR:  # Python repeats its own calls; this one is ours to repeat
             raise OSError(number, os.strerror(number))
 
 
-def _call_ioctl(fd: int, request: int, argument: bytes) -> bytes:
+def _ioctl(fd: int, request: int, argument: bytes) -> bytes:
     return fcntl.ioctl(fd, request, argument)
 
 
@@ -79,13 +79,13 @@ def queue_limit(device: int, name: str) -> int:
 class SystemCalls:
     """The calls that touch storage, each replaceable: a test overrides the one that is to fail."""
 
-    fstat = staticmethod(os.fstat)
-    preadv = staticmethod(os.preadv)
-    pwritev = staticmethod(os.pwritev)
-    fdatasync = staticmethod(os.fdatasync)
-    fallocate = staticmethod(_call_fallocate)
-    ioctl = staticmethod(_call_ioctl)
-    queue_limit = staticmethod(queue_limit)
+    fstat: Callable[..., os.stat_result] = staticmethod(os.fstat)
+    preadv: Callable[..., int] = staticmethod(os.preadv)
+    pwritev: Callable[..., int] = staticmethod(os.pwritev)
+    fdatasync: Callable[..., None] = staticmethod(os.fdatasync)
+    fallocate: Callable[..., None] = staticmethod(_fallocate)
+    ioctl: Callable[..., bytes] = staticmethod(_ioctl)
+    queue_limit: Callable[..., int] = staticmethod(queue_limit)
 
 
 def lock(fd: int, *, shared: bool) -> bool:
