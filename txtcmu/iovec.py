@@ -46,3 +46,14 @@ def zero_from(buffers: Iterable[memoryview], start: int) -> None:
         if start < len(buffer):
             zero(buffer[max(0, start) :])
         start -= len(buffer)
+
+
+def first(buffers: list[memoryview], length: int) -> list[memoryview]:
+    """Return windows of the first ``length`` bytes of ``buffers``."""
+    windows = []
+    for buffer in buffers:
+        if length <= 0:
+            break
+        windows.append(buffer[:length])
+        length -= len(buffer)
+    return windows

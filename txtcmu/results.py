@@ -5,9 +5,9 @@ from __future__ import annotations
 from inspect import iscoroutine
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, DeferredList, succeed
 
-__all__ = ["as_deferred", "within"]
+__all__ = ["Promise", "all_of", "as_deferred", "within"]
 
 
 def as_deferred(result: object) -> Deferred[Any]:
@@ -38,3 +38,44 @@ def within(reactor: Any, seconds: float, awaited: Deferred[Any]) -> Deferred[boo
 
     awaited.addBoth(fired)
     return answer
+
+
+def all_of(results: list[Deferred[Any]]) -> Deferred[None]:
+    """Return a Deferred that fires when every one of ``results`` has fired, with the first failure if there is one.
+
+    Cancelling it cancels them all; even then it waits for the last.
+    """
+
+    def ended(outcomes: list[tuple[bool, Any]]) -> None:
+        for succeeded, value in outcomes:
+            if not succeeded:
+                value.raiseException()
+
+    return DeferredList(results, consumeErrors=True).addCallback(ended)
+
+
+class Promise:
+    """A result that comes once, and for which any number may wait, before and after."""
+
+    def __init__(self) -> None:
+        self._come = False
+        self._result: Any = None
+        self._waiting: list[Deferred[Any]] = []
+
+    def wait(self) -> Deferred[Any]:
+        """Return a Deferred of the result."""
+        waiting: Deferred[Any] = Deferred()
+        if self._come:
+            waiting.callback(self._result)
+        else:
+            self._waiting.append(waiting)
+        return waiting
+
+    def resolve(self, result: Any) -> None:
+        """Give everybody ``result``; a Failure fails their Deferreds.  Fit for :meth:`Deferred.addBoth`."""
+        self._come = True
+        self._result = result
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            if not each.called:
+                each.callback(result)

@@ -1,0 +1,1 @@
+"""A logical unit on its ring: the device's life, its outstanding tasks, and SCSI commands on a backstore."""

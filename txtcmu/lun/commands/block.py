@@ -1,0 +1,139 @@
+"""The commands of a disk on a backstore (SBC-4): how each row of the table is carried out.
+
+To add a command: a row in :mod:`txtcmu.scsi.opcodes`, a method here, a line in :meth:`BlockCommands.__init__`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from txtcmu.errors import CheckCondition, WriteProtectedError
+from txtcmu.interfaces import ICommand, IDiscard
+from txtcmu.iovec import first, gather, zero_from
+from txtcmu.lun.commands.base import UNREAD, UnitCommands
+from txtcmu.lun.commands.rw import BlockIO
+from txtcmu.lun.target import Settings
+from txtcmu.scsi import constants as c
+from txtcmu.scsi import opcodes
+from txtcmu.scsi.cdb import FUA, read_write, start_stop_unit, synchronize_cache
+from txtcmu.scsi.opcodes import Opcode, find
+from txtcmu.scsi.refusals import invalid_field
+from txtcmu.scsi.sense import NO_SENSE_DATA, Sense
+from txtcmu.scsi.unit import Identity, LogicalUnit, Provisioning
+from txtcmu.scsi.unmap import parse_unmap
+
+__all__ = ["BlockCommands"]
+
+
+def _unit(backstore: Any, settings: Settings) -> LogicalUnit:
+    provisioning = None
+    if not backstore.read_only and IDiscard.providedBy(backstore):
+        provisioning = Provisioning(backstore.discard_granularity, backstore.discard_zeroes)
+    return LogicalUnit(
+        UNREAD,
+        settings.size // settings.block_size,
+        settings.block_size,
+        physical_block_size=backstore.physical_block_size,
+        max_transfer_blocks=settings.max_blocks,
+        read_only=backstore.read_only,
+        provisioning=provisioning,
+    )
+
+
+class BlockCommands(UnitCommands):
+    """A direct access block device.
+
+    :param backstore: an :class:`~txtcmu.interfaces.IBackstore`, whose companions decide what the disk can do.
+    :param settings: its geometry, and ``identify``: reads its names.
+    """
+
+    def __init__(self, backstore: Any, settings: Settings, identify: Callable[[], Deferred[Identity]]) -> None:
+        super().__init__(_unit(backstore, settings), identify)
+        self._io = BlockIO(backstore)
+        self._stopped = False
+        self._methods |= {
+            opcodes.TEST_UNIT_READY: self._test_unit_ready,
+            opcodes.MODE_SENSE_6: self._reply,
+            opcodes.MODE_SENSE_10: self._reply,
+            opcodes.START_STOP_UNIT: self._start_stop_unit,
+            opcodes.READ_CAPACITY_10: self._reply,
+            opcodes.READ_CAPACITY_16: self._reply,
+            opcodes.READ_10: self._read,
+            opcodes.READ_16: self._read,
+            opcodes.WRITE_10: self._write,
+            opcodes.WRITE_16: self._write,
+            opcodes.SYNCHRONIZE_CACHE_10: self._synchronize_cache,
+            opcodes.SYNCHRONIZE_CACHE_16: self._synchronize_cache,
+            opcodes.UNMAP: self._unmap,
+        }
+
+    def handle(self, command: ICommand) -> Any:
+        """See :class:`~txtcmu.interfaces.ICommandHandler`."""
+        row = find(self.unit, command.cdb)
+        if self._stopped and not row.while_not_ready:
+            raise CheckCondition(c.NOT_READY, *c.INITIALIZING_COMMAND_REQUIRED)
+        if row.writes and self.unit.read_only:
+            raise WriteProtectedError("the backstore is read-only")
+        return self._methods[row](row, command)
+
+    def sense(self) -> Sense:
+        """Return what REQUEST SENSE reports."""
+        return Sense(c.NOT_READY, *c.INITIALIZING_COMMAND_REQUIRED) if self._stopped else NO_SENSE_DATA
+
+    def _read(self, row: Opcode, command: Any) -> Deferred[None] | None:
+        lba, blocks, flags = read_write(self.unit, row, command.cdb)
+        length = blocks * self.unit.block_size
+        buffers = self._buffers(row, command, length)
+        if command.length > length:
+            zero_from(command.buffers, length)
+        if not length:
+            return None
+        if flags & FUA:
+            flushed = self._io.flush()
+            if flushed is not None:
+                return flushed.addCallback(lambda _: self._io.read(lba * self.unit.block_size, length, buffers))
+        return self._io.read(lba * self.unit.block_size, length, buffers)
+
+    def _write(self, row: Opcode, command: Any) -> Deferred[None] | None:
+        lba, blocks, flags = read_write(self.unit, row, command.cdb)
+        length = blocks * self.unit.block_size
+        buffers = self._buffers(row, command, length)
+        if not length:
+            return None
+        write = self._io.write_through if flags & FUA else self._io.write
+        return write(lba * self.unit.block_size, length, buffers)
+
+    def _buffers(self, row: Opcode, command: Any, length: int) -> list[memoryview]:
+        """Return the ``length`` bytes of the data buffer that the CDB speaks of.
+
+        The kernel compares the two for no pass-through command.  A longer buffer is harmless; into a shorter one
+        the blocks do not go, and TCMU has no way to tell the initiator of an overflow.
+        """
+        if command.length == length:
+            buffers: list[memoryview] = command.buffers
+            return buffers
+        if command.length < length:
+            raise invalid_field(row.transfer.field.start, 7)
+        return first(command.buffers, length)
+
+    def _synchronize_cache(self, row: Opcode, command: Any) -> Deferred[None] | None:
+        # All of it, and with status when it is done even under IMMED: both are stricter than what is asked.
+        synchronize_cache(self.unit, row, command.cdb)
+        return self._io.flush()
+
+    def _unmap(self, row: Opcode, command: Any) -> Deferred[None] | None:
+        extents = parse_unmap(self.unit, command.cdb, gather(command.buffers))
+        size = self.unit.block_size
+        return self._io.discard([(lba * size, blocks * size) for lba, blocks in extents])
+
+    def _test_unit_ready(self, row: Opcode, command: Any) -> None:
+        pass
+
+    def _start_stop_unit(self, row: Opcode, command: Any) -> Deferred[None] | None:
+        asked = start_stop_unit(self.unit, command.cdb)
+        if asked.start is not None:
+            self._stopped = not asked.start
+        return self._io.flush() if asked.flush and not self.unit.read_only else None

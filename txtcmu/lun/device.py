@@ -1,0 +1,285 @@
+"""The life of one device, from its announcement to its last completion.
+
+::
+
+    ANNOUNCED -> OPENING -> SERVING -> DRAINING -> CLOSED
+                    |          |
+                    v          v
+                   DEGRADED  <-+      the backstore is away: NOT READY 04/01, opened again by itself
+                   FENCED    <-+      another writer took over: NOT READY 04/03, until an operator acts
+                   BROKEN    <-+      the ring cannot be read: nothing is answered until it is reset
+
+Commands go to the :class:`~txtcmu.interfaces.ICommandHandler` that the state calls for, so that no command looks at
+the state.  Everything that blocks, or can call back into the daemon, runs in a thread.
+"""
+
+from __future__ import annotations
+
+import errno
+from enum import Enum
+from typing import Any, Final
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from txtcmu.devconfig import DeviceConfig, DeviceParameters
+from txtcmu.errors import (
+    BackstoreError,
+    CheckCondition,
+    ConfigError,
+    FencedError,
+    KernelError,
+    NotReadyError,
+    RingError,
+)
+from txtcmu.interfaces import IBackstoreFactory, ICommandHandler
+from txtcmu.kernel.ring import Ring, TaskManagement
+from txtcmu.kernel.uio import UIO, RingReader
+from txtcmu.lun.commands import BlockCommands, NotReadyCommands, changes_medium
+from txtcmu.lun.medium import Medium
+from txtcmu.lun.target import Target
+from txtcmu.lun.tasks import Task, TaskSet
+from txtcmu.results import Promise, as_deferred, within
+from txtcmu.scsi.constants import BUSY, GOOD, TASK_ABORTED
+from txtcmu.scsi.sense import sense_of
+from txtcmu.threads import run
+
+__all__ = ["Device", "State"]
+
+#: Seconds that commands wait silently for a backstore that is being opened; then they are told NOT READY.
+OPEN_PATIENCE: Final = 10.0
+#: Seconds that a device waits for another process to leave it: a predecessor that drains, or dies.
+BUSY_PATIENCE: Final = 30.0
+_BUSY_RETRY: Final = 0.1
+#: Part of the kernel's cmd_time_out that a command may take before it is aborted here.
+DEADLINE_SHARE: Final = 0.8
+
+
+class State(Enum):
+    """Where a device is in its life; see the picture above."""
+
+    ANNOUNCED = "announced"
+    OPENING = "opening"
+    SERVING = "serving"
+    DEGRADED = "degraded"
+    FENCED = "fenced"
+    BROKEN = "broken"
+    DRAINING = "draining"
+    CLOSED = "closed"
+
+
+class Device:
+    """One logical unit, between the kernel's ring and its backstore.
+
+    :param target: its kernel side, and ``factory``: who opens its backstore, as ``config`` says.
+    """
+
+    def __init__(self, reactor: Any, target: Target, factory: IBackstoreFactory, config: DeviceConfig) -> None:
+        self.name = target.name
+        self.config = config
+        self.state = State.ANNOUNCED
+        self._log = Logger(source=self)
+        self._reactor = reactor
+        self._target = target
+        self._factory = factory
+        self._attached = Promise()
+        self._opened = Promise()
+        self._closed = Promise()
+        self._closing = False
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.config})"
+
+    def open(self) -> Deferred[None]:
+        """Attach to the ring and open the backstore, unless that is under way already.
+
+        :return: fires when commands are answered, if only with NOT READY because the backstore takes its time.
+            Fails with a :class:`TCMUError` when the device is refused; nothing of it is left open then.
+        """
+        if self.state is State.ANNOUNCED:
+            self.state = State.OPENING
+            Deferred.fromCoroutine(self._open()).addBoth(self._opened.resolve)
+        return self._opened.wait()
+
+    def closed(self) -> Deferred[bool]:
+        """Return a Deferred that fires when the device is closed (true), or was given up (false)."""
+        return self._closed.wait()
+
+    async def _open(self) -> None:
+        try:
+            await self._attach()
+        except Exception as error:
+            self.state = State.CLOSED
+            self._log.error("{device} is refused: {error}", device=self, error=error)
+            self._attached.resolve(False)
+            self._closed.resolve(True)
+            raise
+        self._attached.resolve(True)
+        if self._closing:
+            return
+        opened = self._medium.open()
+        if await within(self._reactor, OPEN_PATIENCE, opened):
+            problem = await opened
+            if isinstance(problem, ConfigError) and not self._settings.enabled:
+                # Whoever enables the device waits for this: he is told, and nothing is left behind.
+                await self.close(0)
+                raise problem
+        else:
+            self._log.warn("{device}: opening takes long; NOT READY until it ends", device=self)
+        if not self._closing:
+            self._reader.start()
+
+    async def _attach(self) -> None:
+        """Make the device ours: open it, empty its ring of what a dead daemon left, make reader and tasks."""
+        target = self._target
+        self._settings = settings = await run(self._reactor, target.settings)
+        self._uio = uio = await self._open_uio()
+        try:
+            if settings.enabled:
+                # Only now that nobody else can have it open.  What is in the ring cannot be resumed.
+                await run(self._reactor, target.reset_ring)
+            await run(self._reactor, target.want_task_management)
+            self._ring = ring = Ring(uio.memory, Task)
+        except Exception:
+            uio.close()
+            raise
+        self._reader = reader = RingReader(self._reactor, uio, ring, self)
+        deadline = DEADLINE_SHARE * settings.cmd_time_out if settings.cmd_time_out else None
+        self._tasks = TaskSet(self._reactor, ring, reader, self._command_failed, self._free_kept, deadline)
+        self._complete = self._tasks.complete
+        self._unready(NotReadyError("being opened"))
+        self._medium = Medium(
+            self._reactor, self._open_backstore, self._tasks.idle, self._serve, self._degrade, self._log, str(self)
+        )
+
+    async def _open_uio(self) -> UIO:
+        deadline = self._reactor.seconds() + BUSY_PATIENCE
+        while True:
+            try:
+                return self._target.open_uio()
+            except KernelError as error:
+                busy = isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EBUSY
+                if not busy or self._closing or self._reactor.seconds() >= deadline:
+                    raise
+            await deferLater(self._reactor, _BUSY_RETRY)
+
+    async def _open_backstore(self) -> Any:
+        self.config.refuse_unknown(self._factory.options)
+        settings = self._settings
+        if settings.size % settings.block_size:
+            raise ConfigError(
+                f"{settings.size} bytes are no whole number of blocks of {settings.block_size}: mend --size"
+            )
+        parameters = DeviceParameters(self.config, settings.size, settings.block_size, self._reactor, self._log)
+        backstore = await as_deferred(self._factory.open(parameters))
+        if not ICommandHandler.providedBy(backstore) and backstore.size != settings.size:
+            await as_deferred(backstore.close())
+            raise ConfigError(
+                f"{self.config} holds {backstore.size} bytes but the LUN has {settings.size}:"
+                f" make the LUN again with --size {backstore.size}"
+            )
+        return backstore
+
+    def _serve(self, backstore: Any) -> None:
+        if ICommandHandler.providedBy(backstore):
+            self._handle = backstore.handle
+        else:
+            self._handle = BlockCommands(backstore, self._settings, self._read_identity).handle
+        if self.state is not State.DRAINING:
+            self.state = State.SERVING
+            self._log.info("{device}: serving", device=self)
+
+    def _degrade(self, error: BaseException) -> None:
+        if self.state is not State.DRAINING:
+            self.state = State.FENCED if isinstance(error, FencedError) else State.DEGRADED
+        self._unready(error)
+
+    def _unready(self, error: BaseException) -> None:
+        self._handle = NotReadyCommands(error, self._settings, self._read_identity).handle
+
+    def _read_identity(self) -> Deferred[Any]:
+        return run(self._reactor, self._target.identity)
+
+    # What the ring reader calls (RingConsumer); the first of these is the hot path.
+
+    def command_received(self, task: Task) -> None:
+        """Hand ``task`` to the handler, and complete it or wait for its Deferred."""
+        try:
+            result = self._handle(task)
+        except Exception as error:
+            self._command_failed(task, error)
+            return
+        if result is None:
+            self._complete(task, GOOD)
+        elif isinstance(result, int):
+            self._complete(task, result)
+        else:
+            self._tasks.wait(task, as_deferred(result))
+
+    def task_management_received(self, request: TaskManagement) -> None:
+        """Abort the tasks that ``request`` names; the kernel answers the initiator."""
+        for task in request.commands:
+            self._tasks.abort(task, TASK_ABORTED)  # type: ignore[arg-type]  # the ring makes Tasks
+
+    def device_lost(self) -> None:
+        """The kernel has unregistered the device."""
+        self._log.info("{device}: removed by the kernel", device=self)
+        self.close(0)
+
+    def ring_broken(self, error: RingError) -> None:
+        """The ring holds what it cannot hold."""
+        self.state = State.BROKEN
+        self._log.critical(
+            "{device}: the ring is broken, restart the daemon to reset it: {error}", device=self, error=error
+        )
+
+    # Endings of commands
+
+    def _command_failed(self, task: Task, error: BaseException) -> None:
+        writing = changes_medium(task.cdb)
+        status, sense = sense_of(error, writing=writing, block_size=self._settings.block_size)
+        self._complete(task, status, b"" if sense is None else sense.fixed())
+        if isinstance(error, NotReadyError | FencedError):
+            self._medium.lose(error)
+        elif not isinstance(error, BackstoreError | OSError | CancelledError):
+            self._log.failure("{device}: CDB {cdb} failed", device=self, cdb=task.cdb.hex())
+        elif not isinstance(error, CheckCondition | CancelledError):
+            self._log.error("{device}: CDB {cdb}: {error}", device=self, cdb=task.cdb.hex(), error=error)
+
+    def _free_kept(self, cmd_id: int) -> None:
+        freeing = run(self._reactor, self._target.free_kept_buf, cmd_id)
+        freeing.addErrback(lambda failure: self._log.failure("{device}: freeing a kept buffer", failure, device=self))
+
+    # Closing
+
+    def close(self, patience: float) -> Deferred[bool]:
+        """Take no more commands, finish those taken, flush and close the backstore, leave the ring.
+
+        :param patience: seconds until what is outstanding is aborted, and again until the rest is given up.
+        :return: fires with true when all is closed, or with false when patience is at an end: then the backstore
+            holds on to something, and all is closed when it lets go.
+        """
+        if not self._closing:
+            self._closing = True
+            closed = Deferred.fromCoroutine(self._close(patience))
+            closed.addErrback(lambda failure: self._log.failure("{device}: closing", failure, device=self))
+            within(self._reactor, 2 * patience, closed).addBoth(self._closed.resolve)
+        return self.closed()
+
+    async def _close(self, patience: float) -> None:
+        if not await self._attached.wait():
+            return
+        self.state = State.DRAINING
+        self._reader.stop()
+        if not await within(self._reactor, patience, self._tasks.idle()):
+            aborted = self._tasks.abort_all(BUSY)
+            self._log.warn("{device}: {aborted} commands were aborted", device=self, aborted=aborted)
+        self._reader.flush()
+        await self._tasks.idle()
+        await self._medium.close()
+        self._reader.flush()
+        self._ring.close()
+        self._uio.close()
+        self.state = State.CLOSED
+        self._log.info("{device}: closed", device=self)

@@ -1,0 +1,162 @@
+"""The commands of one device that wait for a Deferred: completion, abort, deadline, kept buffers, drain.
+
+A command's windows of kernel memory must not outlive it, and a backstore may hold on to them for longer than the
+initiator is willing to wait.  So an aborted command ends in one of three ways:
+
+- its Deferred fires when cancelled: the backstore has let go, the command completes at once;
+- it does not, and the kernel can keep buffers: the command completes at once with KEEP_BUF, and when the Deferred
+  fires at last the kernel is told to free buffer and cmd_id;
+- it does not, and the kernel cannot: the command completes when the Deferred fires.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.python.failure import Failure
+
+from txtcmu.kernel.ring import Command, Ring
+from txtcmu.kernel.uio import RingReader
+from txtcmu.scsi.constants import BUSY, GOOD
+
+__all__ = ["Task", "TaskSet"]
+
+_KEPT: Final = -1
+
+
+class Task(Command):
+    """A command, with what is needed once it has to wait.
+
+    :ivar deferred: fires when the handler has let go.
+    :ivar since: when it began to wait, in the reactor's seconds.
+    :ivar aborted: ``None``; or the status it ends with, since it was aborted; or that it was ended and kept.
+    """
+
+    __slots__ = ("aborted", "deferred", "since")
+
+    deferred: Deferred[Any]
+    since: float
+    aborted: int | None
+
+
+class TaskSet:
+    """The outstanding tasks of one device on one ring.
+
+    :param reactor: for time.
+    :param ring: where completions go, and ``reader``: who tells the kernel of them.
+    :param failed: called with a task and the exception that its handler raised; completes the task.
+    :param free_kept: called with the cmd_id of a kept command when its buffer can be freed; must not block.
+    :param deadline: seconds after which a task is aborted with BUSY, ``None`` for never.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        ring: Ring,
+        reader: RingReader,
+        failed: Callable[[Task, BaseException], None],
+        free_kept: Callable[[int], None],
+        deadline: float | None,
+    ) -> None:
+        self._reactor = reactor
+        self._ring = ring
+        self._reader = reader
+        self._failed = failed
+        self._free_kept = free_kept
+        self._deadline = deadline
+        self._timer: Any = None
+        # In the order of arrival; kept ones stay until the handler lets go.
+        self._waiting: dict[Task, None] = {}
+        self._idle: list[Deferred[None]] = []
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def complete(self, task: Task, status: int, sense: bytes = b"") -> None:
+        """End ``task`` for the initiator."""
+        self._ring.complete(task, status, sense)
+        self._reader.completed()
+
+    def wait(self, task: Task, deferred: Deferred[Any]) -> None:
+        """End ``task`` with the status that ``deferred`` fires with (``None`` = GOOD), or as its failure says."""
+        task.deferred = deferred
+        task.since = self._reactor.seconds()
+        task.aborted = None
+        self._waiting[task] = None
+        deferred.addCallbacks(self._succeeded, self._errored, callbackArgs=(task,), errbackArgs=(task,))
+        if self._timer is None and self._deadline is not None and self._waiting:
+            self._timer = self._reactor.callLater(self._deadline, self._check_deadline)
+
+    def abort(self, task: Task, status: int) -> None:
+        """Cancel ``task``; it ends with ``status`` unless the handler still finishes it now."""
+        if task not in self._waiting or task.aborted is not None:
+            return
+        task.aborted = status
+        task.deferred.cancel()
+        if task in self._waiting and self._ring.supports_keep_buf:
+            self._ring.complete(task, status, keep=True)
+            task.aborted = _KEPT
+            self._reader.completed()
+
+    def abort_all(self, status: int) -> int:
+        """Abort every task; return how many there were that had not been."""
+        tasks = [task for task in self._waiting if task.aborted is None]
+        for task in tasks:
+            self.abort(task, status)
+        return len(tasks)
+
+    def idle(self) -> Deferred[None]:
+        """Return a Deferred that fires when every handler has let go of every task."""
+        if not self._waiting:
+            return succeed(None)
+        waiting: Deferred[None] = Deferred()
+        self._idle.append(waiting)
+        return waiting
+
+    def _succeeded(self, status: int | None, task: Task) -> None:
+        if self._let_go(task):
+            self.complete(task, GOOD if status is None else status)
+        self._check_idle()
+
+    def _errored(self, failure: Failure, task: Task) -> None:
+        aborted = task.aborted
+        if self._let_go(task):
+            if aborted is None:
+                self._failed(task, failure.value or RuntimeError("a Failure without an exception"))
+            else:
+                self.complete(task, aborted)
+        self._check_idle()
+
+    def _let_go(self, task: Task) -> bool:
+        """Note that the handler is done with ``task``; return whether the initiator still waits for its status."""
+        del self._waiting[task]
+        if task.aborted != _KEPT:
+            return True
+        # The kernel must have seen the completion before it is told to free what was kept.
+        self._reader.flush()
+        self._ring.kept_freed(task)
+        self._free_kept(task.cmd_id)
+        return False
+
+    def _check_idle(self) -> None:
+        if self._waiting:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        idle, self._idle = self._idle, []
+        for each in idle:
+            each.callback(None)
+
+    def _check_deadline(self) -> None:
+        assert self._deadline is not None
+        self._timer = None
+        expired = self._reactor.seconds() - self._deadline
+        for task in list(self._waiting):
+            if task.since > expired:
+                if self._timer is None and task in self._waiting:
+                    self._timer = self._reactor.callLater(task.since - expired, self._check_deadline)
+                break
+            self.abort(task, BUSY)
