@@ -1,7 +1,7 @@
 """The dev_config string of a device: ``<subtype>/<path>[;key=value...]``.
 
 It is the only thing that the kernel keeps of our configuration, so it must survive targetcli's parsers: at most
-255 characters, no colon, space, comma or newline.
+255 bytes, no colon, space, comma or newline.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_LENGTH = 255
 _FORBIDDEN = re.compile(r"[:\s,\x00-\x1f\x7f]")
 _SUBTYPE = re.compile(r"[A-Za-z0-9_.-]+")
 _OPTION = re.compile(r"[a-z][a-z0-9_-]*")
-_SIZE = re.compile(r"(\d+)(?:([KMGTPE])(?:iB)?|B)?", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,30})(?:([KMGTPE])(?:iB)?|B)?", re.IGNORECASE | re.ASCII)
 
 
 def parse_size(text: str) -> int:
@@ -50,8 +50,9 @@ class DeviceConfig:
 
         :raise ConfigError: it is malformed; the line says where.
         """
-        if len(text) > MAX_LENGTH:
-            raise ConfigError(f"dev_config has {len(text)} characters; the kernel keeps {MAX_LENGTH}: shorten the path")
+        length = len(text.encode(errors="replace"))  # a byte that is not UTF-8 is one surrogate, and one "?"
+        if length > MAX_LENGTH:
+            raise ConfigError(f"dev_config has {length} bytes; the kernel keeps {MAX_LENGTH}: shorten the path")
         bad = _FORBIDDEN.search(text)
         if bad:
             raise ConfigError(
@@ -102,7 +103,7 @@ class DeviceConfig:
     def integer(self, key: str, default: int, low: int, high: int) -> int:
         """Return option ``key`` as an int from ``low`` to ``high``."""
         value = self.options.get(key, str(default))
-        if not value.isascii() or not value.isdigit() or not low <= int(value) <= high:
+        if not re.fullmatch("[0-9]{1,30}", value) or not low <= int(value) <= high:
             raise ConfigError(f"{self.handler}: option {key}={value} must be a number from {low} to {high}")
         return int(value)
 

@@ -47,15 +47,15 @@ class Threads:
         self.seconds = self.clock.seconds
         self.waiting: list[tuple[Any, Any, Any, Any]] = []
 
-    def getThreadPool(self) -> Threads:  # noqa: N802
+    def getThreadPool(self) -> Threads:
         """Be one's own pool."""
         return self
 
-    def callFromThread(self, function: Any, *args: Any) -> None:  # noqa: N802
+    def callFromThread(self, function: Any, *args: Any) -> None:
         """Call at once."""
         function(*args)
 
-    def callInThreadWithCallback(self, done: Any, function: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N802
+    def callInThreadWithCallback(self, done: Any, function: Any, *args: Any, **kwargs: Any) -> None:
         """Queue a call."""
         self.waiting.append((done, function, args, kwargs))
 
@@ -140,7 +140,7 @@ class FileContract(BackstoreContract):
 class FileTests(FileContract, TestCase):
     async def test_provides(self) -> None:
         """A file on a local filesystem can do everything."""
-        backstore = await self._open()
+        backstore = await self.open_backstore()
         for interface in (IVectoredBackstore, IForceUnitAccess, IDiscard, IWriteZeroes):
             self.assertTrue(interface.providedBy(backstore), interface)
 
@@ -159,10 +159,10 @@ class PowerCutTests(FileContract, TestCase):
 
     async def test_the_cut_is_real(self) -> None:
         """A write that was never flushed is gone after the cut: the tests above prove something."""
-        backstore = await self._open()
-        await self._write(backstore, 0, b"x" * 4096)
-        backstore = await self._again(self.crash, backstore)
-        await self._expect(backstore, 0, bytes(4096), "never flushed")
+        backstore = await self.open_backstore()
+        await self.write(backstore, 0, b"x" * 4096)
+        backstore = await self.again(self.crash, backstore)
+        await self.expect(backstore, 0, bytes(4096), "never flushed")
 
 
 class ColdCacheTests(FileContract, TestCase):
@@ -216,7 +216,7 @@ class PoorFilesystemTests(FileContract, TestCase):
 
     async def test_no_discard(self) -> None:
         """Where holes cannot be punched, discard is not offered; zeroing writes zeroes."""
-        backstore = await self._open()
+        backstore = await self.open_backstore()
         self.assertFalse(IDiscard.providedBy(backstore))
         self.assertTrue(IWriteZeroes.providedBy(backstore))
 
@@ -793,6 +793,6 @@ class LoopDeviceTests(FileContract, TestCase):
 
     async def test_exclusive(self) -> None:
         """A block device that is open for writing is refused to a second device."""
-        await self._open()
+        await self.open_backstore()
         error = self.assertRaises(ConfigError, open_image, self.device)
         self.assertIn("in use by the kernel or another device", str(error))

@@ -139,10 +139,10 @@ class MemoryTests(SynchronousTestCase):
         ran: list[Any] = []
 
         class Reactor:
-            def getThreadPool(self) -> Any:  # noqa: N802
+            def getThreadPool(self) -> Any:
                 return self
 
-            def callInThreadWithCallback(self, done: Any, function: Any, *args: Any) -> None:  # noqa: N802
+            def callInThreadWithCallback(self, done: Any, function: Any, *args: Any) -> None:
                 ran.append((done, function, args))
 
         disk = MemoryBackstore(1 << 30, Reactor())

@@ -1,0 +1,432 @@
+"""The contract itself: sound backstores of every style pass, and each kind of lie is caught."""
+
+# ruff: noqa: D102 - methods of backstores that differ in one; the class says in which
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.task import deferLater
+from twisted.trial.reporter import TestResult
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+from zope.interface import alsoProvides, implementer
+
+from txtcmu.interfaces import IBackstore, IDiscard, IForceUnitAccess, IVectoredBackstore, IWriteZeroes
+from txtcmu.testing.contract import BackstoreContract
+
+
+def later(function: Any = lambda: None) -> Deferred[Any]:
+    """Call ``function`` in a later turn of the reactor."""
+    from twisted.internet import reactor
+
+    return deferLater(reactor, 0, function)
+
+
+@implementer(IBackstore, IVectoredBackstore, IForceUnitAccess, IDiscard, IWriteZeroes)
+class Sound:
+    """A disk of two layers: what is cached dies in a crash, what is durable does not."""
+
+    read_only = False
+    physical_block_size = 512
+    discard_granularity = 512
+    discard_zeroes = True
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.cache = bytearray(size)
+        self.durable = bytearray(size)
+
+    def read(self, offset: int, length: int) -> object:
+        return bytes(self.cache[offset : offset + length])
+
+    def write(self, offset: int, data: memoryview) -> object:
+        self.cache[offset : offset + len(data)] = data
+        return None
+
+    def readv(self, offset: int, buffers: list[memoryview]) -> object:
+        start = offset
+        for buffer in buffers:
+            buffer[:] = self.cache[offset : offset + len(buffer)]
+            offset += len(buffer)
+        return offset - start
+
+    def writev(self, offset: int, buffers: list[memoryview]) -> object:
+        for buffer in buffers:
+            self.cache[offset : offset + len(buffer)] = buffer
+            offset += len(buffer)
+        return None
+
+    def write_fua(self, offset: int, buffers: list[memoryview]) -> object:
+        data = b"".join(buffers)
+        self.cache[offset : offset + len(data)] = self.durable[offset : offset + len(data)] = data
+        return None
+
+    def flush(self) -> object:
+        self.durable[:] = self.cache
+        return None
+
+    def discard(self, offset: int, length: int) -> object:
+        self.cache[offset : offset + length] = bytes(length)
+        return None
+
+    def write_zeroes(self, offset: int, length: int) -> object:
+        self.cache[offset : offset + length] = bytes(length)
+        return None
+
+    def close(self) -> object:
+        return None
+
+
+class SoundTests(BackstoreContract, TestCase):
+    """The contract on any of the classes of this module."""
+
+    backstore_class: type[Sound] = Sound
+    size = 2 << 20
+    rounds = 80
+
+    async def make_backstore(self, size: int) -> Sound:
+        return self.backstore_class(size)
+
+    async def reopen(self, backstore: Sound) -> Sound:
+        return self._from(backstore, backstore.cache)
+
+    async def crash(self, backstore: Sound) -> Sound:
+        return self._from(backstore, backstore.durable)
+
+    def _from(self, backstore: Sound, content: bytearray) -> Sound:
+        again = self.backstore_class(backstore.size)
+        again.cache[:] = again.durable[:] = content
+        return again
+
+
+class Coroutines(Sound):
+    """Every result is a coroutine."""
+
+    async def read(self, offset: int, length: int) -> object:
+        await succeed(None)
+        return Sound.read(self, offset, length)
+
+    async def write(self, offset: int, data: memoryview) -> object:
+        await succeed(None)
+        return Sound.write(self, offset, data)
+
+    async def flush(self) -> object:
+        await later()
+        return Sound.flush(self)
+
+
+class CoroutineTests(SoundTests):
+    """Coroutines are as good as values."""
+
+    backstore_class = Coroutines
+
+
+class Slow(Sound):
+    """Every result is a Deferred of a later turn; cancelling one recalls its work."""
+
+    def read(self, offset: int, length: int) -> object:
+        return later(lambda: Sound.read(self, offset, length))
+
+    def readv(self, offset: int, buffers: list[memoryview]) -> object:
+        return later(lambda: Sound.readv(self, offset, buffers))
+
+    def write(self, offset: int, data: memoryview) -> object:
+        return later(lambda: Sound.write(self, offset, data))
+
+    def writev(self, offset: int, buffers: list[memoryview]) -> object:
+        return later(lambda: Sound.writev(self, offset, buffers))
+
+
+class SlowTests(SoundTests):
+    """Deferreds that let go when they are cancelled are as good as values."""
+
+    backstore_class = Slow
+
+
+class IgnoresOffset(Sound):
+    def write(self, offset: int, data: memoryview) -> object:
+        return Sound.write(self, 0, data)
+
+
+class OffByOne(Sound):
+    def read(self, offset: int, length: int) -> object:
+        return Sound.read(self, offset + 1, length)
+
+
+class ForgetsTheLastBlock(Sound):
+    def write(self, offset: int, data: memoryview) -> object:
+        return Sound.write(self, offset, data[: self.size - 512 - offset])
+
+
+class RoundsDown(Sound):
+    physical_block_size = 4096
+
+    def write(self, offset: int, data: memoryview) -> object:
+        """Replace whole physical blocks, without reading them first."""
+        start = offset // 4096 * 4096
+        whole = bytes(offset - start) + bytes(data)
+        return Sound.write(self, start, memoryview(whole + bytes(-len(whole) % 4096)))
+
+
+class FlushLies(Sound):
+    def flush(self) -> object:
+        return None
+
+
+class FlushOfTheFirstPart(Sound):
+    def flush(self) -> object:
+        self.durable[: 1 << 18] = self.cache[: 1 << 18]
+        return None
+
+
+class FUALies(Sound):
+    def write_fua(self, offset: int, buffers: list[memoryview]) -> object:
+        return self.writev(offset, buffers)
+
+
+class KeepsTheWindow(Sound):
+    """Says *done*, and copies the window in a later turn."""
+
+    def write(self, offset: int, data: memoryview) -> object:
+        later(lambda: Sound.write(self, offset, data))
+        return None
+
+
+class WritesAfterCancellation(Sound):
+    """Its Deferred fires when it is cancelled, its write lands some turns later."""
+
+    def write(self, offset: int, data: memoryview) -> object:
+        copy = memoryview(bytes(data))
+
+        def land(_: object) -> object:
+            return Sound.write(self, offset, copy)
+
+        def finish(_: object) -> None:
+            if not result.called:
+                result.callback(land(None))
+
+        def canceller(_: object) -> None:
+            later(later).addCallback(lambda _: later()).addCallback(land)
+
+        result: Deferred[object] = Deferred(canceller)
+        later().addCallback(finish)
+        return result
+
+
+class ReadsAfterCancellation(Sound):
+    """Its Deferred fires when it is cancelled, its window is filled later."""
+
+    def readv(self, offset: int, buffers: list[memoryview]) -> object:
+        result: Deferred[object] = Deferred()
+
+        def fill(_: object) -> None:
+            filled = Sound.readv(self, offset, buffers)
+            if not result.called:
+                result.callback(filled)
+
+        later().addCallback(fill)
+        return result
+
+
+class SkipsASecondWindow(Sound):
+    def writev(self, offset: int, buffers: list[memoryview]) -> object:
+        return Sound.writev(self, offset, buffers[:1])
+
+
+class OverrunsTheWindow(Sound):
+    def readv(self, offset: int, buffers: list[memoryview]) -> object:
+        filled = Sound.readv(self, offset, buffers)
+        cast(bytearray, buffers[0].obj)[0] = 0
+        return filled
+
+
+class DiscardRoundsUp(Sound):
+    def discard(self, offset: int, length: int) -> object:
+        end = min(self.size, -(-(offset + length) // 4096) * 4096)
+        return Sound.discard(self, offset, end - offset)
+
+
+class DiscardKeepsTheEdges(Sound):
+    def discard(self, offset: int, length: int) -> object:
+        start = -(-offset // 4096) * 4096
+        return Sound.discard(self, start, max(0, (offset + length) // 4096 * 4096 - start))
+
+
+class ZeroesNothing(Sound):
+    def write_zeroes(self, offset: int, length: int) -> object:
+        return None
+
+
+class FillsNoWindow(Sound):
+    def readv(self, offset: int, buffers: list[memoryview]) -> object:
+        Sound.readv(self, offset, buffers)
+        return None
+
+
+class OneAtATime(Sound):
+    """Mixes up operations that are outstanding together."""
+
+    at = 0
+
+    def write(self, offset: int, data: memoryview) -> object:
+        self.at = offset
+        copy = memoryview(bytes(data))
+        return later(lambda: Sound.write(self, self.at, copy))
+
+
+class OddGranularity(Sound):
+    discard_granularity = 3000
+
+
+class WrongSize(Sound):
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.size = size - 512
+
+
+class Dirty(Sound):
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.cache[4096] = 1
+
+
+class HangsOnAFlush(Sound):
+    """A cancelled flush takes the lock with it."""
+
+    locked = False
+
+    def flush(self) -> object:
+        if self.locked:
+            raise RuntimeError("locked for ever")
+        self.locked = True
+        result: Deferred[None] = Deferred()
+
+        def unlock(_: object) -> None:
+            if not result.called:
+                self.locked = False
+                Sound.flush(self)
+                result.callback(None)
+
+        later().addCallback(unlock)
+        return result
+
+
+class CannotClose(Sound):
+    def close(self) -> object:
+        raise CancelledError("no")
+
+
+class PromisesTooMuch:
+    """Declares a companion whose method it lacks."""
+
+    def __new__(cls, size: int) -> Any:
+        backstore = Bare(size)
+        alsoProvides(backstore, IWriteZeroes)
+        return backstore
+
+
+@implementer(IBackstore)
+class Bare:
+    """A disk with no companion at all."""
+
+    read_only = False
+    physical_block_size = 512
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.cache = self.durable = bytearray(size)
+
+    def read(self, offset: int, length: int) -> object:
+        return memoryview(self.cache)[offset : offset + length].toreadonly().cast("B")
+
+    def write(self, offset: int, data: memoryview) -> object:
+        self.cache[offset : offset + len(data)] = data
+        return None
+
+    def flush(self) -> object:
+        return None
+
+    def close(self) -> object:
+        return None
+
+
+class ShortReads(Bare):
+    """Sparse: what was never written is missing from what a read returns."""
+
+    def read(self, offset: int, length: int) -> object:
+        return bytes(self.cache[offset : offset + length]).rstrip(b"\0")
+
+
+class BareTests(SoundTests):
+    """A backstore without companions passes; what it lacks is skipped."""
+
+    backstore_class = cast(Any, Bare)
+
+
+class ShortReadTests(SoundTests):
+    """Missing bytes of a short read are zeroes."""
+
+    backstore_class = cast(Any, ShortReads)
+
+
+CAUGHT = {
+    IgnoresOffset: "test_read_after_write",
+    OffByOne: "test_read_after_write",
+    ForgetsTheLastBlock: "test_first_and_last_block",
+    RoundsDown: "test_smaller_than_a_physical_block",
+    FlushLies: "test_flush_survives_a_crash",
+    FlushOfTheFirstPart: "test_flush_survives_a_crash",
+    FUALies: "test_fua_survives_a_crash",
+    KeepsTheWindow: "test_read_after_write",
+    WritesAfterCancellation: "test_cancelled_write_lets_go",
+    ReadsAfterCancellation: "test_cancelled_read_lets_go",
+    SkipsASecondWindow: "test_odd_windows",
+    OverrunsTheWindow: "test_odd_windows",
+    DiscardRoundsUp: "test_discard",
+    DiscardKeepsTheEdges: "test_discard",
+    ZeroesNothing: "test_write_zeroes",
+    FillsNoWindow: "test_odd_windows",
+    OneAtATime: "test_outstanding_together",
+    OddGranularity: "test_attributes",
+    WrongSize: "test_attributes",
+    Dirty: "test_new_disk_is_zeroes",
+    HangsOnAFlush: "test_cancelled_flush_does_no_harm",
+    CannotClose: "test_close",
+    PromisesTooMuch: "test_interfaces",
+}
+
+
+def _caught(backstore_class: Any, name: str) -> Any:
+    def test(self: SynchronousTestCase) -> None:
+        case = type("Case", (SoundTests,), {"backstore_class": backstore_class})(name)
+        result = TestResult()
+        case.run(result)
+        self.assertEqual(result.testsRun, 1)
+        self.assertEqual(len(result.failures) + len(result.errors), 1, f"{name} did not catch it")
+
+    test.__doc__ = f"{name} catches a backstore of the kind {backstore_class.__name__}."
+    return test
+
+
+class CatchTests(SynchronousTestCase):
+    """Each lie is caught by the test that is about it."""
+
+    for _class, _name in CAUGHT.items():
+        locals()[f"test_{_class.__name__}"] = _caught(_class, _name)
+    del _class, _name
+
+    def test_random_operations_catch(self) -> None:
+        """The random operations alone catch every lie about content."""
+        for backstore_class in (IgnoresOffset, OffByOne, RoundsDown, SkipsASecondWindow, DiscardRoundsUp):
+            case = type("Case", (SoundTests,), {"backstore_class": backstore_class})("test_random_operations")
+            result = TestResult()
+            case.run(result)
+            self.assertEqual(len(result.failures), 1, backstore_class)
+
+    def test_must_be_made(self) -> None:
+        """An author who forgot make_backstore is told so."""
+        case = type("Case", (BackstoreContract, TestCase), {})("test_close")
+        result = TestResult()
+        case.run(result)
+        self.assertIn("make_backstore", str(result.errors[0][1]))
