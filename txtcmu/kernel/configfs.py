@@ -10,7 +10,10 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+
+from attrs import define, field, setters
 
 from txtcmu.errors import KernelError
 
@@ -143,20 +146,17 @@ class ConfigFS:
         return KernelError(f"cannot {doing}: {mend}")
 
 
+@define(unsafe_hash=True)
 class Backstore:
-    """One user backstore, ``core/user_<hba>/<name>``; the object may exist or not.
+    """One user backstore, ``core/user_<hba>/<name>``, whether that exists or not.
 
     :ivar hba: its HBA's number.  A number belongs to one backstore only, as with rtslib.
     :ivar name: its directory below that.
     """
 
-    def __init__(self, hba: int, name: str, configfs: ConfigFS | None = None) -> None:
-        self.hba = hba
-        self.name = name
-        self.configfs = configfs or ConfigFS()
-
-    def __repr__(self) -> str:
-        return f"<Backstore user_{self.hba}/{self.name}>"
+    hba: int = field(on_setattr=setters.frozen)
+    name: str = field(on_setattr=setters.frozen)
+    configfs: ConfigFS = field(factory=ConfigFS, eq=False, repr=False)
 
     @property
     def path(self) -> Path:
@@ -169,7 +169,7 @@ class Backstore:
         return self.path.is_dir()
 
     @classmethod
-    def create(cls, name: str, configfs: ConfigFS | None = None, **control: str | int) -> Backstore:
+    def create(cls, name: str, control: Mapping[str, str | int], configfs: ConfigFS | None = None) -> Backstore:
         """Make a backstore on a free HBA number and configure it; it is not enabled.
 
         :param control: keys of the ``control`` file: ``dev_config``, ``dev_size`` (bytes), ``hw_block_size``,
@@ -185,13 +185,13 @@ class Backstore:
         made = cls(_claim_hba(tree), name, tree)
         try:
             tree.mkdir(made.path)
-            made.configure(**control)
+            made.configure(control)
         except BaseException:
             made.remove()
             raise
         return made
 
-    def configure(self, **control: str | int) -> None:
+    def configure(self, control: Mapping[str, str | int]) -> None:
         """Write ``control`` keys; see :meth:`create`.  The kernel ignores keys that it does not know.
 
         After :meth:`enable` only ``dev_size`` still has an effect, and no daemon hears of it.
@@ -206,12 +206,18 @@ class Backstore:
         """Make the UIO device.  Blocks, and cannot be interrupted, until a daemon has answered if replies are on."""
         mends = {
             errno.EEXIST: "it is enabled already",
-            errno.EINVAL: "dev_size or dev_config is missing: set them first",
+            errno.EINVAL: "the kernel refuses its configuration: see dmesg",
             errno.ENOENT: "another TCMU daemon refused it (tcmu-runner does so for types it does not know):"
             " stop that daemon, or create with nl_reply_supported=-1",
             errno.ENOMEM: "no memory for the ring: lower cmd_ring_size_mb or max_data_area_mb",
         }
+        self.check_size()
         self.configfs.write(self.path / "enable", "1", mends)
+
+    def check_size(self) -> None:
+        """Raise :class:`KernelError` while there is no size: the kernel would make a disk of no blocks."""
+        if not self.size:
+            raise KernelError(f"{self.name} has no dev_size: set it before enabling")
 
     @property
     def enabled(self) -> bool:
@@ -312,7 +318,6 @@ def _claim_hba(tree: ConfigFS) -> int:
         raise KernelError("the kernel's SCSI target is not loaded: `modprobe target_core_mod`")
     taken = {int(match[1]) for entry in tree.entries(core) if (match := _HBA.fullmatch(entry.name))}
     hba = 0
-    # rtslib numbers HBAs of all kinds in one row, so only user_N matters to the kernel but any free N will do.
     mends = {errno.EINVAL: "the kernel has no user backstores: `modprobe target_core_user`"}
     while True:
         if hba not in taken:

@@ -19,7 +19,7 @@ from txtcmu.errors import KernelError
 from txtcmu.kernel.configfs import Backstore, ConfigFS
 from txtcmu.kernel.sysfs import DEV, SYSFS
 
-__all__ = ["IQN_PREFIX", "LUN", "export_iscsi", "export_loopback", "lun_of_disk", "luns", "unexport"]
+__all__ = ["IQN_PREFIX", "LUN", "export_iscsi", "export_loopback", "iqn", "lun_of_disk", "luns", "unexport"]
 
 # What the in-kernel target's own tools use for names that nobody chose; ours are told apart by the rest.
 IQN_PREFIX = "iqn.2003-01.org.linux-iscsi.txtcmu:"
@@ -160,13 +160,15 @@ def export_iscsi(backstore: Backstore, target: str | None = None, portal: str = 
     tree = backstore.configfs
     fabric = _fabric(tree, "iscsi", "iscsi_target_mod")
     target = target or iqn(backstore.name)
+    if not target.startswith(("iqn.", "eui.", "naa.")):  # the kernel takes any name, initiators do not
+        raise KernelError(f"{target} is no iSCSI name: it must begin with iqn., eui. or naa.")
     if (fabric / target).is_dir():
         raise KernelError(f"target {target} exists already: remove it, or use another name")
     tpgt = fabric / target / "tpgt_1"
     lun = LUN("iscsi", target, tpgt / "lun" / "lun_0")
     busy = f"the address is in use, or not this host's: use another portal than {portal}"
     try:
-        tree.mkdirs(tpgt, {errno.EINVAL: f"the kernel refuses the name {target}"})
+        tree.mkdirs(tpgt)
         tree.mkdir(tpgt / "np" / portal, {errno.EADDRINUSE: busy, errno.EADDRNOTAVAIL: busy, errno.EINVAL: busy})
         tree.mkdir(lun.path)
         _link(backstore, lun)
