@@ -277,6 +277,7 @@ class Device:
             self._log.warn("{device}: {aborted} commands were aborted", device=self, aborted=aborted)
         self._reader.flush()
         await self._tasks.idle()
+        self._tasks.stop()
         await self._medium.close()
         self._reader.flush()
         self._ring.close()

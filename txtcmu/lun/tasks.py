@@ -115,6 +115,12 @@ class TaskSet:
         self._idle.append(waiting)
         return waiting
 
+    def stop(self) -> None:
+        """Watch the deadline no more; for a set that is idle for good."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     def _succeeded(self, status: int | None, task: Task) -> None:
         if self._let_go(task):
             self.complete(task, GOOD if status is None else status)
@@ -143,9 +149,6 @@ class TaskSet:
     def _check_idle(self) -> None:
         if self._waiting:
             return
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         idle, self._idle = self._idle, []
         for each in idle:
             each.callback(None)
