@@ -11,12 +11,13 @@ from typing import Any
 from attrs import frozen
 from hyperlink import EncodedURL
 from treq.client import HTTPClient
-from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, TimeoutError, succeed
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, succeed
 from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.interfaces import IConsumer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
-from twisted.web.client import Agent, HTTPConnectionPool, PotentialDataLoss, ResponseDone
+from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone
+from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
@@ -96,7 +97,7 @@ class _Collector(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self.done.called:
             return
-        if reason.check(ResponseDone, PotentialDataLoss):
+        if isinstance(reason.value, ResponseDone | PotentialDataLoss):
             self.done.callback(b"".join(self._pieces))
         else:
             self.done.errback(reason)
@@ -127,20 +128,31 @@ class HTTP:
         :raise Later: anything went wrong.
         """
         await self._gate.acquire()
+        attempt = Deferred.fromCoroutine(self._exchange(method, url, headers, body))
+        late = False
+
+        def expire() -> None:
+            nonlocal late
+            late = True
+            attempt.cancel()
+
+        deadline = self._reactor.callLater(seconds, expire)
         try:
-            attempt = Deferred.fromCoroutine(self._exchange(method, url, headers, body))
-            return await attempt.addTimeout(seconds, self._reactor)
-        except TimeoutError:
-            raise Later(f"no answer in {seconds:.0f} s", doubtful=True) from None
+            return await attempt
+        except Later:
+            raise
         except (ConnectError, DNSLookupError) as error:
             raise Later(f"no connection: {error}", doubtful=False) from None
-        except (Later, CancelledError):
-            raise
         except Exception as error:
-            reasons = getattr(error, "reasons", None)  # twisted.web wraps what happened, at times twice
-            detail = reasons[0].value if reasons else error
-            raise Later(f"connection failed: {detail or type(detail).__name__}", doubtful=True) from None
+            cause = _cause(error)
+            if late:
+                raise Later(f"no answer in {seconds:.0f} s", doubtful=True) from None
+            if isinstance(cause, CancelledError):
+                raise cause from None
+            raise Later(f"connection failed: {str(cause) or type(cause).__name__}", doubtful=True) from None
         finally:
+            if deadline.active():
+                deadline.cancel()
             self._gate.release()
 
     async def _exchange(self, method: str, url: str, headers: dict[str, str], body: bytes) -> Reply:
@@ -169,3 +181,10 @@ class HTTP:
     async def close(self) -> None:
         """Close the idle connections."""
         await self._pool.closeCachedConnections()  # type: ignore[no-untyped-call]
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return what happened, out of the wrappings that twisted.web put it in."""
+    while reasons := getattr(error, "reasons", None):
+        error = reasons[0].value
+    return error

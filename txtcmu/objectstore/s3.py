@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from hashlib import md5, sha256
 from random import Random
 from typing import Any, Protocol, TypeVar
-from urllib.parse import unquote
+from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 
 from attrs import evolve
@@ -181,7 +181,7 @@ class S3ObjectStore:
         for entry in root.iterfind("{*}Contents"):
             key = entry.findtext("{*}Key") or ""
             etag = (entry.findtext("{*}ETag") or "").strip('"')
-            page.append(StoredObject(unquote(key) if encoded else key, etag, int(entry.findtext("{*}Size") or 0)))
+            page.append(StoredObject(unquote_plus(key) if encoded else key, etag, int(entry.findtext("{*}Size") or 0)))
         return page
 
     async def _request(

@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+from zope.interface.verify import verifyObject
+
+from tests.objectstore.storecontract import StoreContract
+from txtcmu.errors import ObjectStoreError, PreconditionFailed, StoreUnavailable
+from txtcmu.interfaces import IObjectStore
+from txtcmu.objectstore.objects import MaybeMine, StoredObject
+from txtcmu.testing.fakes3 import FakeS3, Fault
+
+
+class S3ObjectStoreTests(StoreContract, TestCase):
+    """The S3 store keeps the contract against the fake."""
+
+    def setUp(self) -> None:
+        """Start with an empty store."""
+        self.fake = FakeS3(Clock())
+        self.store = self.fake.connect()
+
+    def test_interface(self) -> None:
+        """It provides what it says."""
+        verifyObject(IObjectStore, self.store)
+
+
+class FailureTests(SynchronousTestCase):
+    """What the S3 store makes of failures."""
+
+    def setUp(self) -> None:
+        """Start with an empty store."""
+        self.clock = Clock()
+        self.fake = FakeS3(self.clock)
+        self.store = self.fake.connect()
+
+    def script(self, *faults: Fault) -> None:
+        """Let these befall the next requests."""
+        self.fake.faults.extend(faults)
+
+    def finish(self, deferred: Deferred[Any]) -> Any:
+        """Let time pass until a Deferred has fired; return its result."""
+        results: list[Any] = []
+        deferred.addBoth(results.append)
+        for _ in range(4000):
+            if results:
+                break
+            self.clock.advance(0.05)
+        else:
+            self.fail("no end after 200 s")
+        if hasattr(results[0], "raiseException"):
+            results[0].raiseException()
+        return results[0]
+
+    def assert_refused(self, store: Any, *words: str) -> None:
+        """Assert that a request fails for good with one line that holds ``words``."""
+        with self.assertRaises(ObjectStoreError) as caught:
+            self.finish(store.get("key"))
+        line = str(caught.exception)
+        self.assertNotIn("\n", line)
+        for word in words:
+            self.assertIn(word, line)
+
+    def test_errors_are_tried_again(self) -> None:
+        """Server errors, throttling and broken connections are not the end."""
+        self.finish(self.store.put("key", b"data"))
+        for fault in (
+            Fault.refuse(500, "InternalError"),
+            Fault.refuse(502),
+            Fault.refuse(503, "SlowDown"),
+            Fault.refuse(429, "TooManyRequests"),
+            Fault.refuse(400, "RequestTimeout"),
+            Fault(reset=True),
+            Fault(truncate=2),
+            Fault.hang(),
+        ):
+            self.script(fault)
+            self.assertEqual(self.finish(self.store.get("key")).data, b"data", fault)
+        self.assertEqual(self.fake.count("GET"), 16)
+
+    def test_patience_ends(self) -> None:
+        """A store that stays away is reported, and how long it was asked."""
+        self.script(Fault.refuse(503, "SlowDown", times=1000))
+        with self.assertRaisesRegex(StoreUnavailable, "GET key: http://fake.test answered 503 SlowDown .* attempts in"):
+            self.finish(self.store.get("key"))
+        self.assertLessEqual(self.clock.seconds(), 31)
+
+    def test_delays_double(self) -> None:
+        """The waits between attempts double up to a bound."""
+        times: list[float] = []
+        self.script(Fault.refuse(503, "SlowDown", times=5))
+        finished: list[Any] = []
+        self.store.get("key").addBoth(finished.append)
+        seen = self.fake.count("GET")
+        while not finished:
+            self.clock.advance(0.01)
+            if self.fake.count("GET") > seen:
+                seen = self.fake.count("GET")
+                times.append(round(self.clock.seconds(), 2))
+        gaps = [round(after - before, 2) for before, after in zip([0.0, *times], times, strict=False)]
+        for gap, expected in zip(gaps, [0.05, 0.1, 0.2, 0.4, 0.8], strict=True):
+            self.assertLess(abs(gap - expected), 0.02)
+
+    def test_retry_after(self) -> None:
+        """The store's own wish is granted."""
+        self.script(Fault.refuse(503, "SlowDown", retry_after="7"))
+        waiting: list[Any] = []
+        self.store.get("key").addBoth(waiting.append)
+        self.clock.advance(6.9)
+        self.assertEqual(waiting, [])
+        self.clock.advance(0.2)
+        self.assertEqual(waiting, [None])
+
+    def test_deadline_covers_the_body(self) -> None:
+        """An attempt that stalls in its body is over when its time is."""
+        self.finish(self.store.put("key", b"data"))
+        self.script(Fault(answered=9.0), Fault(answered=11.0))
+        started = self.clock.seconds()
+        self.assertEqual(self.finish(self.store.get("key")).data, b"data")
+        self.assertLess(abs(self.clock.seconds() - started - 9), 0.2)
+        self.finish(self.store.get("key"))
+        self.assertEqual(self.fake.count("GET"), 3)
+
+    def test_large_requests_have_longer(self) -> None:
+        """The deadline grows with the body, one second for a MiB."""
+        self.script(Fault(method="PUT", answered=10.9))
+        self.finish(self.store.put("key", bytes(1 << 20)))
+        self.assertEqual(self.fake.count("PUT"), 1)
+
+    def test_clear_lines(self) -> None:
+        """Each refusal names its mend."""
+        self.assert_refused(self.fake.connect(bucket="other"), "NoSuchBucket", "create it")
+        self.assert_refused(self.fake.connect(region="eu-1"), "AuthorizationHeaderMalformed", "set region=")
+        self.fake.secret_key = "other"
+        self.assert_refused(self.store, "SignatureDoesNotMatch", "secret_access_key")
+        self.fake.access_key = "other"
+        self.assert_refused(self.store, "InvalidAccessKeyId", "correct access_key_id")
+        for status, code, word in (
+            (403, "RequestTimeTooSkewed", "clock"),
+            (403, "AccessDenied", "grant"),
+            (301, "PermanentRedirect", "set region="),
+            (418, "", "endpoint"),
+        ):
+            self.script(Fault.refuse(status, code))
+            self.assert_refused(self.store, code, word)
+
+    def test_secrets_are_not_shown(self) -> None:
+        """Settings can be printed."""
+        store = self.fake.connect(access_key_id="id", secret_access_key="hidden", session_token="hidden")
+        self.assertNotIn("hidden", repr(store.settings))
+
+    def test_absence_needs_proof(self) -> None:
+        """A 404 that does not come from S3 does not mean that there is no object."""
+        self.script(Fault.refuse(404, ""))
+        self.assert_refused(self.store, "404")
+
+    def test_lost_reply_of_a_create(self) -> None:
+        """The retry of a create that did land fails, and says that it may be ours."""
+        self.script(Fault.lose_reply(method="PUT"))
+        with self.assertRaises(MaybeMine) as caught:
+            self.finish(self.store.put("key", b"data", absent=True))
+        self.assertEqual(caught.exception.doubts, 1)
+
+    def test_lost_request_of_a_create(self) -> None:
+        """The retry of a create that did not land succeeds, and tells of the doubt."""
+        self.script(Fault.hang(method="PUT"))
+        receipt = self.finish(self.store.put("key", b"data", absent=True))
+        self.assertEqual(receipt.doubts, 1)
+
+    def test_no_doubt_when_nothing_was_done(self) -> None:
+        """A refusal leaves no doubt: a condition that fails afterwards is somebody else's doing."""
+        self.finish(self.store.put("key", b"other"))
+        self.script(Fault.refuse(503, "SlowDown"), Fault.refuse(409, "ConditionalRequestConflict"))
+        with self.assertRaises(PreconditionFailed) as caught:
+            self.finish(self.store.put("key", b"data", absent=True))
+        self.assertNotIsInstance(caught.exception, MaybeMine)
+
+    def test_retries_keep_the_condition(self) -> None:
+        """A request that lands late does not undo what came after it."""
+        first = self.finish(self.store.put("key", b"first"))
+        self.script(Fault.late(100.0, method="PUT"))
+        second = self.finish(self.store.put("key", b"second", if_match=first.etag))
+        self.finish(self.store.put("key", b"third", if_match=second.etag))
+        self.clock.advance(200)
+        self.assertEqual(self.fake.objects.objects["key"].data, b"third")
+        self.assertEqual([status for method, _, status in self.fake.requests if method == "PUT"], [200, 412, 200, 200])
+
+    def test_bad_content_is_refused(self) -> None:
+        """A compressed object tells so, and its bytes are left alone."""
+        self.fake.objects.objects["key"] = StoredObject("key", "e", 3, b"abc", encoding="deflate")
+        found = self.finish(self.store.get("key"))
+        self.assertEqual((found.data, found.encoding), (b"abc", "deflate"))
+
+    def test_decoded_bodies_are_refused(self) -> None:
+        """A body that the client library unpacked is not what was stored."""
+        self.fake.objects.objects["key"] = StoredObject("key", "e", 3, b"abc", encoding="gzip")
+        with self.assertRaises(StoreUnavailable):
+            self.finish(self.store.get("key"))
+
+    def test_cancelled_requests_end(self) -> None:
+        """A cancelled request frees its place, wherever it was."""
+        store = self.fake.connect(connections=1)
+        self.script(Fault.hang())
+        hung = store.get("key")
+        queued = store.get("key")
+        queued_too = store.get("key")
+        queued.cancel()
+        self.failureResultOf(queued)
+        self.assertEqual(self.fake.count("GET"), 1)
+        hung.cancel()
+        self.failureResultOf(hung)
+        self.assertIsNone(self.successResultOf(queued_too))
+
+    def test_connections_are_bounded(self) -> None:
+        """No more requests are under way than there are connections."""
+        store = self.fake.connect(connections=3)
+        self.script(Fault(answered=1.0, times=7))
+        results = [store.get("key") for _ in range(7)]
+        self.assertEqual(self.fake.count("GET"), 3)
+        self.clock.advance(1.0)
+        self.assertEqual(self.fake.count("GET"), 6)
+        self.clock.advance(1.0)
+        self.clock.advance(1.0)
+        for each in results:
+            self.assertIsNone(self.successResultOf(each))

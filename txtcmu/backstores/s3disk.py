@@ -1,0 +1,78 @@
+"""Making and opening disks of the layout ``blocks``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from secrets import token_hex
+from typing import Any
+
+from twisted.logger import Logger
+
+from txtcmu.backstores.blockformat import ABSENT, BlockFormat, block_size_of
+from txtcmu.backstores.blocksession import Session
+from txtcmu.backstores.blockstates import BlockStates
+from txtcmu.backstores.blockwriter import BlockWriter
+from txtcmu.backstores.s3blocks import S3Blocks
+from txtcmu.errors import ConfigError, PreconditionFailed
+from txtcmu.objectstore.objects import MaybeMine
+from txtcmu.objectstore.probe import probe
+
+__all__ = ["create_disk", "open_disk"]
+
+_MAX_BLOCKS = 1 << 32
+
+
+async def create_disk(store: Any, prefix: str, size: int | None, block_size: int) -> None:
+    """Make a disk of zeroes: its block 0.
+
+    :raise ConfigError: there is something already, or the size will not do.
+    """
+    if not size:
+        raise ConfigError("s3: a new disk needs a size; give --size")
+    if size % block_size or size // block_size > _MAX_BLOCKS:
+        raise ConfigError(
+            f"s3: size {size} must be a multiple of object_size {block_size}, and at most {_MAX_BLOCKS} times that"
+        )
+    layout = BlockFormat(prefix, size, block_size)
+    # A page is enough: below a prefix of its own, names other than blocks are few.
+    for found in await store.list(prefix):
+        if layout.block(found.key) is not None:
+            raise ConfigError(f"s3: object {found.key} exists, so there is a disk already; choose another prefix")
+    metadata = layout.metadata(0, ABSENT, (), token_hex(8))
+    try:
+        await store.put(layout.key(0), bytes(block_size), metadata=metadata, absent=True)
+    except PreconditionFailed as refused:
+        found = await store.head(layout.key(0)) if isinstance(refused, MaybeMine) else None
+        if found is None or found.metadata != metadata:
+            raise ConfigError(f"s3: object {layout.key(0)} exists already; choose another prefix") from None
+
+
+async def open_disk(
+    store: Any,
+    prefix: str,
+    *,
+    host: str,
+    takeover: bool,
+    now: Callable[[], float],
+    log: Logger,
+    make: str,
+    closed: Callable[[], None],
+) -> S3Blocks:
+    """Open a disk that exists.
+
+    :param make: the command that makes it, for whoever forgot.
+    """
+    key = f"{prefix}{0:08x}"
+    found = await store.head(key)
+    if found is None:
+        raise ConfigError(f"s3: there is no object {key}, so there is no disk; make it: {make}")
+    size, block_size = block_size_of(found)
+    layout = BlockFormat(prefix, size, block_size)
+    deletes = await probe(store, prefix)
+    session = Session(store, prefix, host, now)
+    await session.begin(takeover)
+    if session.unclean:
+        log.info("the disk was not closed properly; late requests of that time are kept out")
+    states = BlockStates(session.name, session.unclean)
+    writer = BlockWriter(store, layout, states, deletes, log)
+    return S3Blocks(store, layout, states, writer, session, log, closed)

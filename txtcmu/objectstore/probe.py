@@ -1,0 +1,85 @@
+"""Whether a store keeps its word about conditions: asked at every open, since several ignore them silently.
+
+One request after the other proves too little: some stores pass that and let two of many racers win.
+"""
+
+from __future__ import annotations
+
+from secrets import token_hex
+from typing import Any
+
+from twisted.internet.defer import DeferredList
+
+from txtcmu.errors import ObjectStoreError, PreconditionFailed, StoreUnavailable
+from txtcmu.objectstore.objects import MaybeMine, Receipt
+from txtcmu.objectstore.s3 import S3ObjectStore
+
+__all__ = ["probe"]
+
+_ROUNDS = 3
+_RACERS = 8
+
+
+async def probe(store: Any, prefix: str) -> bool:
+    """Race on objects of random names below ``prefix``.
+
+    :return: whether the store honours conditions on DELETE as well.
+    :raise ObjectStoreError: it does not even honour those on PUT.
+    :raise StoreUnavailable: requests went astray, so nothing can be said.
+    """
+    for _ in range(_ROUNDS):
+        key = f"{prefix}txtcmu-probe-{token_hex(8)}"
+        etag = await _race(store, key, None)
+        if isinstance(store, S3ObjectStore) and store.quote_etags:
+            etag = await _learn_quotes(store, key, etag)
+        etag = await _race(store, key, etag)
+        honest = await _refuses(store.delete(key, if_match="0" * 32))
+        if honest:
+            await store.delete(key, if_match=etag)
+        else:
+            await store.delete(key)
+    return honest
+
+
+async def _race(store: Any, key: str, etag: str | None) -> str:
+    """Let several writers replace ``etag`` (``None``: create) at the same time; return the winner's etag."""
+    bodies = [f"{token_hex(8)} {number}".encode() for number in range(_RACERS)]
+    results = await DeferredList(
+        [store.put(key, body, if_match=etag, absent=etag is None) for body in bodies], consumeErrors=True
+    )
+    winners = []
+    for body, (success, result) in zip(bodies, results, strict=True):
+        if success:
+            if result.doubts:
+                raise StoreUnavailable("the store lost replies while it was tried out; trying again")
+            winners.append((body, result))
+        elif result.check(MaybeMine):
+            raise StoreUnavailable("the store lost replies while it was tried out; trying again")
+        elif not result.check(PreconditionFailed):
+            result.raiseException()
+    found = await store.get(key)
+    if len(winners) != 1 or found is None or found.data != winners[0][0]:
+        condition = "If-None-Match" if etag is None else "If-Match"
+        raise ObjectStoreError(
+            f"the store does not honour {condition} on PUT ({len(winners)} of {_RACERS} writers won), so a late request"
+            " could overwrite newer data; use a store that does, such as AWS, SeaweedFS 4.48 or Ceph"
+        )
+    receipt: Receipt = winners[0][1]
+    return receipt.etag
+
+
+async def _learn_quotes(store: S3ObjectStore, key: str, etag: str) -> str:
+    """Find out whether conditions take the etag in quotes, and return the etag of what was written for it."""
+    try:
+        return (await store.put(key, token_hex(8).encode(), if_match=etag)).etag
+    except PreconditionFailed:
+        store.quote_etags = False
+        return (await store.put(key, token_hex(8).encode(), if_match=etag)).etag
+
+
+async def _refuses(request: Any) -> bool:
+    try:
+        await request
+    except PreconditionFailed:
+        return True
+    return False
