@@ -14,7 +14,7 @@ from .support import THICK, THIN, cdb, refusal
 
 class TableTests(SynchronousTestCase):
     def test_usage_is_as_long_as_the_cdb(self) -> None:
-        """A usage bitmap is as long as the CDB of its operation code's group (SPC-5, 4.2.5.1)."""
+        """A usage bitmap is as long as the CDB of its operation code's group (SPC-5, Operation code)."""
         lengths = {0: 6, 1: 10, 2: 10, 4: 16, 5: 12}
         for row in ROWS:
             self.assertEqual(len(row.usage), lengths[row.operation_code >> 5], row.name)
@@ -121,6 +121,10 @@ class FindTests(SynchronousTestCase):
         self.assertEqual(refusal(find, THICK, cdb("00 00 00 00 00 04")), "05/24/00 ca 00 05")
         self.assertEqual(refusal(find, THICK, cdb("28 00 00 00 00 00 00 00 00 04")), "05/24/00 ca 00 09")
         self.assertEqual(refusal(find, THICK, cdb("A3 0C 00 00 00 00 00 00 00 00 00 04")), "05/24/00 ca 00 0b")
+
+    def test_control(self) -> None:
+        """Nothing else in the CONTROL byte is policed."""
+        self.assertIs(find(THICK, cdb("00 00 00 00 00 FB")), opcodes.TEST_UNIT_READY)
 
     def test_short(self) -> None:
         """A CDB that is too short for its command is no command."""

@@ -1,4 +1,4 @@
-"""READ CAPACITY (10) and (16) (SBC-4, 5.19, 5.20)."""
+"""READ CAPACITY (10) and (16) (SBC-4, READ CAPACITY commands)."""
 
 from __future__ import annotations
 

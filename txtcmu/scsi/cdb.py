@@ -42,7 +42,7 @@ def check_range(unit: LogicalUnit, lba: int, blocks: int) -> None:
 
 
 def read_write(unit: LogicalUnit, row: Opcode, cdb: bytes) -> tuple[int, int, int]:
-    """Decode READ and WRITE (10) and (16) (SBC-4, 5.15, 5.17, 5.40, 5.42).
+    """Decode READ and WRITE (10) and (16) (SBC-4, READ(10) to WRITE(16) commands).
 
     :return: LBA, number of blocks (zero is no error), and byte 1: ask it for :data:`DPO` and :data:`FUA`.
     :raise txtcmu.errors.CheckCondition: 05/24/00 for protection information, which the unit has not, and for more
@@ -66,7 +66,7 @@ class CacheRange(NamedTuple):
 
 
 def synchronize_cache(unit: LogicalUnit, row: Opcode, cdb: bytes) -> CacheRange:
-    """Decode SYNCHRONIZE CACHE (10) and (16) (SBC-4, 5.33, 5.34); no blocks means all from the LBA on.
+    """Decode SYNCHRONIZE CACHE (10) and (16) (SBC-4, SYNCHRONIZE CACHE commands); no blocks means all from the LBA on.
 
     :raise txtcmu.errors.CheckCondition: 05/21/00 for a range that is not on the medium.
     """
@@ -97,7 +97,7 @@ _LU_CONTROL: Final = 0x7
 
 
 def start_stop_unit(unit: LogicalUnit, cdb: bytes) -> StartStop:
-    """Decode START STOP UNIT (SBC-4, 5.31).
+    """Decode START STOP UNIT (SBC-4, START STOP UNIT command).
 
     The unit has no power conditions but active and stopped (there is no Power Condition mode page), so it takes
     ACTIVE, and LU_CONTROL, which leaves the choice to it; idle, standby and their forced forms it refuses.

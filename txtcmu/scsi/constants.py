@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-# Status codes (SAM-6, 5.3.1).
+# Status codes (SAM-6, Status codes).
 GOOD: Final = 0x00
 CHECK_CONDITION: Final = 0x02
 CONDITION_MET: Final = 0x04
@@ -30,7 +30,7 @@ DATA_PROTECT: Final = 0x7
 ABORTED_COMMAND: Final = 0xB
 MISCOMPARE: Final = 0xE
 
-# Additional sense codes and qualifiers (SPC-5, annex F).
+# Additional sense codes and qualifiers (SPC-5, Additional sense code assignments).
 NO_ADDITIONAL_SENSE_INFORMATION: Final = (0x00, 0x00)
 BECOMING_READY: Final = (0x04, 0x01)
 INITIALIZING_COMMAND_REQUIRED: Final = (0x04, 0x02)

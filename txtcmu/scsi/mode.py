@@ -1,4 +1,4 @@
-"""MODE SENSE (6) and (10), and the mode pages (SPC-5, 7.5; SBC-4, 6.5).
+"""MODE SENSE (6) and (10), and the mode pages (SPC-5 and SBC-4, Mode parameters).
 
 There is no MODE SELECT: nothing is changeable, defaults are what is, and nothing can be saved.
 """

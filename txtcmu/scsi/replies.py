@@ -27,7 +27,7 @@ REPLIES: Final[dict[Opcode, Callable[[LogicalUnit, bytes], bytes]]] = {
 
 
 def reply(unit: LogicalUnit, row: Opcode, cdb: bytes) -> bytes:
-    """Return the Data-In of a command in :data:`REPLIES`, cut to what the CDB leaves room for (SPC-5, 4.2.5.6).
+    """Return the Data-In of a command in :data:`REPLIES`, cut to what the CDB leaves room for (SPC-5, Allocation length).
 
     :raise txtcmu.errors.CheckCondition: the command asks for something that the unit has not.
     """

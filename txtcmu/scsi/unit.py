@@ -63,7 +63,7 @@ class Identity:
 
 @frozen
 class Provisioning:
-    """A unit that can give blocks back (SBC-4, 4.7.3.3, thin provisioned).
+    """A unit that can give blocks back (SBC-4, Thin provisioned logical units).
 
     :ivar granularity: bytes that can be given back at a time.
     :ivar zeroes: whether unmapped blocks are certain to read as zeroes (LBPRZ).

@@ -1,4 +1,4 @@
-"""UNMAP (SBC-4, 5.35): its limits and its parameter list."""
+"""UNMAP (SBC-4, UNMAP command): its limits and its parameter list."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Vital product data (SPC-5, 7.7; SBC-4, 6.6)."""
+"""Vital product data (SPC-5 and SBC-4, VPD parameters)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BLOCK_LIMITS: Final = Struct(">BBHIIIIIIIQIIIII")
 _BLOCK_DEVICE_CHARACTERISTICS: Final = Struct(">H58x")
 _LOGICAL_BLOCK_PROVISIONING: Final = Struct(">BBBB")
 
-# Designators (SPC-5, 7.7.6): code set, designator type; all are of the logical unit (ASSOCIATION 0).
+# Designators (SPC-5, Device Identification VPD page): code set, designator type; all are of the logical unit (ASSOCIATION 0).
 _BINARY: Final = 0x01
 _ASCII: Final = 0x02
 _T10_VENDOR_ID: Final = 0x01
