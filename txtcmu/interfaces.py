@@ -39,6 +39,8 @@ from twisted.internet.defer import Deferred
 from twisted.plugin import IPlugin
 from zope.interface import Attribute, Interface
 
+from txtcmu.devconfig import DeviceConfig, DeviceParameters
+
 __all__ = [
     "IBackstore",
     "IBackstoreFactory",
@@ -183,13 +185,13 @@ class IBackstoreFactory(IPlugin):
     config_help = Attribute("What follows the slash in dev_config, and each option, for a person.")
     options = Attribute("The option names it understands, a frozenset; any other is refused before open.")
 
-    def check(config: object) -> object:
+    def check(config: DeviceConfig) -> object:
         """Say what is wrong with a :class:`txtcmu.devconfig.DeviceConfig`, without opening anything.
 
         :return: ``None``, or one line that names the mend, or a Deferred or coroutine of one of them.
         """
 
-    def create(parameters: object) -> object:
+    def create(parameters: DeviceParameters) -> object:
         """Make new, empty storage of ``parameters.size`` bytes; never touch what is already there.
 
         :param parameters: a :class:`txtcmu.devconfig.DeviceParameters`.
@@ -197,7 +199,7 @@ class IBackstoreFactory(IPlugin):
         :raise txtcmu.errors.ConfigError: it exists already, or cannot be made.
         """
 
-    def open(parameters: object) -> object:
+    def open(parameters: DeviceParameters) -> object:
         """Open storage that exists.
 
         :param parameters: a :class:`txtcmu.devconfig.DeviceParameters`.  ``size`` is that of the LUN; the device
