@@ -3,9 +3,8 @@ from __future__ import annotations
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.scsi.support import THICK, THIN, ask
 from txtcmu.scsi.unit import Identity, LogicalUnit, Provisioning
-
-from .support import THICK, THIN, ask
 
 RC16 = "9E 10 00 00 00 00 00 00 00 00 00 00 00 20 00 00"
 

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.scsi.support import THICK, cdb, refusal
 from txtcmu.errors import CheckCondition
 from txtcmu.scsi.cdb import (
     DPO,
@@ -17,8 +18,6 @@ from txtcmu.scsi.cdb import (
 )
 from txtcmu.scsi.opcodes import find
 from txtcmu.scsi.unit import Identity, LogicalUnit
-
-from .support import THICK, cdb, refusal
 
 HUGE = LogicalUnit(Identity("huge"), blocks=1 << 64, max_transfer_blocks=0xFFFFFFFF)
 REMOVABLE = LogicalUnit(Identity("removable"), blocks=1, removable=True)

@@ -3,9 +3,8 @@ from __future__ import annotations
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.scsi.support import THICK, THIN, ask, refusal
 from txtcmu.scsi.unit import Identity, LogicalUnit, Provisioning
-
-from .support import THICK, THIN, ask, refusal
 
 
 class StandardInquiryTests(SynchronousTestCase):

@@ -3,9 +3,8 @@ from __future__ import annotations
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.scsi.support import THICK, ask, refusal
 from txtcmu.scsi.unit import Identity, LogicalUnit
-
-from .support import THICK, ask, refusal
 
 RECOVERY = " 01 0a 00 00 00 00 00 00 00 00 00 00"
 CACHING = " 08 12 04 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00"

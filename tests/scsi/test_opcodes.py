@@ -4,12 +4,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.scsi.support import THICK, THIN, cdb, refusal
 from txtcmu.errors import CheckCondition
 from txtcmu.scsi import opcodes
 from txtcmu.scsi.opcodes import ROWS, CommandTable, Direction, Opcode, ToldBy, find, supported
 from txtcmu.scsi.replies import REPLIES, reply
-
-from .support import THICK, THIN, cdb, refusal
 
 
 class TableTests(SynchronousTestCase):

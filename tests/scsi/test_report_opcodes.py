@@ -2,10 +2,9 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.scsi.support import THICK, THIN, ask, refusal
 from txtcmu.scsi.opcodes import ROWS
 from txtcmu.scsi.unit import LogicalUnit
-
-from .support import THICK, THIN, ask, refusal
 
 
 def rsoc(unit: LogicalUnit, options: str, operation_code: str = "00", service_action: str = "0000") -> str:

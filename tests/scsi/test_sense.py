@@ -8,11 +8,10 @@ from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.scsi.support import cdb
 from txtcmu import errors
 from txtcmu.scsi.refusals import invalid_field, invalid_parameter
 from txtcmu.scsi.sense import Outcome, Sense, request_sense, sense_of
-
-from .support import cdb
 
 
 class FixedFormatTests(SynchronousTestCase):

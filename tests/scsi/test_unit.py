@@ -4,10 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.scsi.support import THICK, THIN
 from txtcmu.errors import ConfigError
 from txtcmu.scsi.unit import DISCARD, Identity, LogicalUnit, Provisioning
-
-from .support import THICK, THIN
 
 
 class IdentityTests(SynchronousTestCase):

@@ -4,11 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.scsi.support import THIN, cdb, refusal
 from txtcmu.errors import CheckCondition
 from txtcmu.scsi.unit import Identity, LogicalUnit, Provisioning
 from txtcmu.scsi.unmap import parse_unmap
-
-from .support import THIN, cdb, refusal
 
 BIG = LogicalUnit(Identity("big"), blocks=1 << 40, provisioning=Provisioning(4096, zeroes=False))
 

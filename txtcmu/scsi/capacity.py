@@ -5,7 +5,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import Final
 
-from .unit import LogicalUnit
+from txtcmu.scsi.unit import LogicalUnit
 
 __all__ = ["read_capacity_10", "read_capacity_16"]
 

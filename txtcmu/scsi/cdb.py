@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from .opcodes import Opcode
-from .refusals import invalid_field, lba_out_of_range
-from .unit import LogicalUnit
+from txtcmu.scsi.opcodes import Opcode
+from txtcmu.scsi.refusals import invalid_field, lba_out_of_range
+from txtcmu.scsi.unit import LogicalUnit
 
 __all__ = [
     "DPO",

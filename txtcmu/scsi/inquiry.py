@@ -5,9 +5,9 @@ from __future__ import annotations
 from struct import Struct
 from typing import Final
 
-from .refusals import invalid_field
-from .unit import LogicalUnit
-from .vpd import vital_product_data
+from txtcmu.scsi.refusals import invalid_field
+from txtcmu.scsi.unit import LogicalUnit
+from txtcmu.scsi.vpd import vital_product_data
 
 __all__ = ["inquiry"]
 

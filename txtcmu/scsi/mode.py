@@ -9,8 +9,8 @@ from collections.abc import Callable
 from struct import Struct
 from typing import Final
 
-from .refusals import invalid_field, saving_not_supported
-from .unit import LogicalUnit
+from txtcmu.scsi.refusals import invalid_field, saving_not_supported
+from txtcmu.scsi.unit import LogicalUnit
 
 __all__ = ["mode_sense_6", "mode_sense_10"]
 

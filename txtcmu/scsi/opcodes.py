@@ -17,8 +17,8 @@ from typing import Final
 
 from attrs import field, frozen
 
-from .refusals import invalid_field, invalid_operation_code
-from .unit import DISCARD, LogicalUnit
+from txtcmu.scsi.refusals import invalid_field, invalid_operation_code
+from txtcmu.scsi.unit import DISCARD, LogicalUnit
 
 __all__ = ["ROWS", "CommandTable", "Direction", "Opcode", "ToldBy", "Transfer", "find", "supported"]
 

@@ -6,8 +6,8 @@ its byte, and the bit where the field begins, the most significant one.
 
 from __future__ import annotations
 
-from ..errors import CheckCondition
-from . import constants as c
+from txtcmu.errors import CheckCondition
+from txtcmu.scsi import constants as c
 
 __all__ = [
     "InvalidFieldError",

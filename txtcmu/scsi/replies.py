@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from . import opcodes
-from .capacity import read_capacity_10, read_capacity_16
-from .inquiry import inquiry
-from .mode import mode_sense_6, mode_sense_10
-from .opcodes import Opcode
-from .report_opcodes import report_supported_operation_codes
-from .unit import LogicalUnit
+from txtcmu.scsi import opcodes
+from txtcmu.scsi.capacity import read_capacity_10, read_capacity_16
+from txtcmu.scsi.inquiry import inquiry
+from txtcmu.scsi.mode import mode_sense_6, mode_sense_10
+from txtcmu.scsi.opcodes import Opcode
+from txtcmu.scsi.report_opcodes import report_supported_operation_codes
+from txtcmu.scsi.unit import LogicalUnit
 
 __all__ = ["REPLIES", "reply"]
 
@@ -27,7 +27,7 @@ REPLIES: Final[dict[Opcode, Callable[[LogicalUnit, bytes], bytes]]] = {
 
 
 def reply(unit: LogicalUnit, row: Opcode, cdb: bytes) -> bytes:
-    """Return the Data-In of a command in :data:`REPLIES`, cut to what the CDB leaves room for (SPC-5, Allocation length).
+    """Return the Data-In of a command in :data:`REPLIES`, cut to its length field (SPC-5, Allocation length).
 
     :raise txtcmu.errors.CheckCondition: the command asks for something that the unit has not.
     """

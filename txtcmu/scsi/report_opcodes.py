@@ -5,9 +5,9 @@ from __future__ import annotations
 from struct import Struct
 from typing import Final
 
-from .opcodes import Opcode, supported
-from .refusals import invalid_field
-from .unit import LogicalUnit
+from txtcmu.scsi.opcodes import Opcode, supported
+from txtcmu.scsi.refusals import invalid_field
+from txtcmu.scsi.unit import LogicalUnit
 
 __all__ = ["report_supported_operation_codes"]
 

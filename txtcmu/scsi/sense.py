@@ -9,9 +9,9 @@ from typing import Final, NamedTuple
 from attrs import frozen
 from twisted.internet.defer import CancelledError
 
-from .. import errors
-from . import constants as c
-from .refusals import InvalidFieldError
+from txtcmu import errors
+from txtcmu.scsi import constants as c
+from txtcmu.scsi.refusals import InvalidFieldError
 
 __all__ = ["NO_SENSE_DATA", "Outcome", "Sense", "request_sense", "sense_of"]
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from attrs import Attribute, define, field, frozen, validators
 
-from ..errors import ConfigError
+from txtcmu.errors import ConfigError
 
 __all__ = ["DISCARD", "Identity", "LogicalUnit", "Provisioning"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from struct import Struct
 from typing import Final
 
-from .refusals import invalid_field, invalid_parameter, lba_out_of_range, parameter_list_length_error
-from .unit import LogicalUnit
+from txtcmu.scsi.refusals import invalid_field, invalid_parameter, lba_out_of_range, parameter_list_length_error
+from txtcmu.scsi.unit import LogicalUnit
 
 __all__ = ["MAXIMUM_UNMAP_BLOCK_DESCRIPTOR_COUNT", "MAXIMUM_UNMAP_LBA_COUNT", "parse_unmap"]
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from struct import Struct
 from typing import Final
 
-from .refusals import invalid_field
-from .unit import LogicalUnit, Provisioning
-from .unmap import MAXIMUM_UNMAP_BLOCK_DESCRIPTOR_COUNT, MAXIMUM_UNMAP_LBA_COUNT
+from txtcmu.scsi.refusals import invalid_field
+from txtcmu.scsi.unit import LogicalUnit, Provisioning
+from txtcmu.scsi.unmap import MAXIMUM_UNMAP_BLOCK_DESCRIPTOR_COUNT, MAXIMUM_UNMAP_LBA_COUNT
 
 __all__ = ["vital_product_data"]
 
@@ -18,7 +18,8 @@ _BLOCK_LIMITS: Final = Struct(">BBHIIIIIIIQIIIII")
 _BLOCK_DEVICE_CHARACTERISTICS: Final = Struct(">H58x")
 _LOGICAL_BLOCK_PROVISIONING: Final = Struct(">BBBB")
 
-# Designators (SPC-5, Device Identification VPD page): code set, designator type; all are of the logical unit (ASSOCIATION 0).
+# Designators (SPC-5, Device Identification VPD page): code set and type; ASSOCIATION 0, the
+# logical unit, in all.
 _BINARY: Final = 0x01
 _ASCII: Final = 0x02
 _T10_VENDOR_ID: Final = 0x01
