@@ -70,6 +70,7 @@ class CheckCondition(BackstoreError):  # noqa: N818 - the standard's name for it
     :ivar information: the INFORMATION field (an LBA or an offset), or ``None``.
     :ivar field: the CDB or parameter byte at fault (sense-key specific field pointer), or ``None``.
     :ivar field_in_cdb: whether ``field`` counts bytes of the CDB (else of the parameter list).
+    :ivar field_bit: the most significant bit of the field at fault, 0..7, or ``None`` for whole bytes.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class CheckCondition(BackstoreError):  # noqa: N818 - the standard's name for it
         information: int | None = None,
         field: int | None = None,
         field_in_cdb: bool = True,
+        field_bit: int | None = None,
     ) -> None:
         super().__init__(f"sense {key:X}/{asc:02X}/{ascq:02X}")
         self.key = key
@@ -89,6 +91,7 @@ class CheckCondition(BackstoreError):  # noqa: N818 - the standard's name for it
         self.information = information
         self.field = field
         self.field_in_cdb = field_in_cdb
+        self.field_bit = field_bit
 
 
 class ObjectStoreError(TCMUError):

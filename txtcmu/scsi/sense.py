@@ -11,7 +11,6 @@ from twisted.internet.defer import CancelledError
 
 from txtcmu import errors
 from txtcmu.scsi import constants as c
-from txtcmu.scsi.refusals import InvalidFieldError
 
 __all__ = ["NO_SENSE_DATA", "Outcome", "Sense", "request_sense", "sense_of"]
 
@@ -130,7 +129,7 @@ def _check_condition(exception: errors.CheckCondition) -> Outcome:
         exception.information,
         exception.field,
         exception.field_in_cdb,
-        exception.field_bit if isinstance(exception, InvalidFieldError) else None,
+        exception.field_bit,
     )
     return Outcome(c.CHECK_CONDITION, sense)
 
