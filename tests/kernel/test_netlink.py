@@ -14,7 +14,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from txtcmu.errors import KernelError
-from txtcmu.kernel import sysfs
+from txtcmu.kernel import enabling, sysfs
 from txtcmu.kernel.configfs import Backstore
 from txtcmu.kernel.netlink import NetlinkListener, RequestSocket, resolve
 from txtcmu.kernel.tcm_user import Command, DeviceEvent
@@ -104,10 +104,10 @@ def make(name: str, **control: str | int) -> Backstore:
 
 
 def enabled(backstore: Backstore, pump: Pump, listener: NetlinkListener, threads: ThreadPoolExecutor) -> DeviceEvent:
-    enabling = threads.submit(backstore.enable)
+    writing = threads.submit(backstore.enable)
     event = pump.event()
     assert fired(listener.added_done(event.device_id, 0))
-    enabling.result(PATIENCE)
+    writing.result(PATIENCE)
     return event
 
 
@@ -150,11 +150,11 @@ def test_a_device_lives_from_added_to_removed(
 
 def test_a_refused_device_is_not_enabled(pump: Pump, listener: NetlinkListener, threads: ThreadPoolExecutor) -> None:
     backstore = make("refused")
-    enabling = threads.submit(backstore.enable)
+    writing = threads.submit(backstore.enable)
     event = pump.event()
     assert fired(listener.added_done(event.device_id, -errno.ENOENT))
     with pytest.raises(KernelError, match="another TCMU daemon refused it"):
-        enabling.result(PATIENCE)
+        writing.result(PATIENCE)
     assert sysfs.lookup(event.minor) is None
     backstore.remove()
     pump.until(lambda: True)
@@ -168,7 +168,7 @@ def test_an_added_left_by_a_dead_daemon_is_answered_by_its_index(pump: Pump, thr
     former.set_features(True)
     former.stop()
     backstore = make("orphan")
-    enabling = threads.submit(backstore.enable)
+    writing = threads.submit(backstore.enable)
     pump.until(sysfs.discover)
     successor = NetlinkListener(pump, pump)
     successor.start()
@@ -179,7 +179,7 @@ def test_an_added_left_by_a_dead_daemon_is_answered_by_its_index(pump: Pump, thr
     found.set_attribute("tmr_notification", 1)
     # The kernel makes the UIO device a moment before it begins to wait.
     pump.until(lambda: fired(successor.added_done(found.device_id, 0)))
-    enabling.result(PATIENCE)
+    writing.result(PATIENCE)
     assert found.enabled
     removed(backstore, pump, successor, threads)
     successor.set_features(False)
@@ -248,12 +248,12 @@ def test_devices_may_be_announced_in_parallel(
     pump: Pump, listener: NetlinkListener, threads: ThreadPoolExecutor
 ) -> None:
     made = [make(f"many{number}", cmd_ring_size_mb=1) for number in range(8)]
-    enabling = [threads.submit(backstore.enable) for backstore in made]
+    writing = [threads.submit(backstore.enable) for backstore in made]
     pump.until(lambda: len(pump.events) == len(made))
     assert {event.device_id for event in pump.events} == {backstore.device_id for backstore in made}
     for event in reversed(pump.events):
         assert fired(listener.added_done(event.device_id, 0))
-    for future in enabling:
+    for future in writing:
         future.result(PATIENCE)
     pump.events.clear()
     for backstore in made:
@@ -269,9 +269,9 @@ def test_a_full_socket_fails_the_enable_instead_of_hanging_it(
     listener.start()
     listener.set_features(True)
     made = [make(f"flood{number}", cmd_ring_size_mb=1) for number in range(8)]
-    enabling = [threads.submit(backstore.enable) for backstore in made]
+    writing = [threads.submit(backstore.enable) for backstore in made]
     deadline = time.monotonic() + PATIENCE
-    while not any(future.done() for future in enabling):
+    while not any(future.done() for future in writing):
         assert time.monotonic() < deadline
         time.sleep(0.01)  # deliberately not reading
     answered: set[int] = set()
@@ -281,12 +281,12 @@ def test_a_full_socket_fails_the_enable_instead_of_hanging_it(
             if event.command is Command.ADDED_DEVICE and event.device_id not in answered:
                 answered.add(event.device_id)
                 listener.added_done(event.device_id, 0)
-        return all(future.done() for future in enabling)
+        return all(future.done() for future in writing)
 
     pump.until(settle)
     assert pump.lost > 0
     assert len(answered) < len(made)
-    assert any("swamped" in str(future.exception()) for future in enabling)
+    assert any("swamped" in str(future.exception()) for future in writing)
     pump.events.clear()
     listener.set_features(False)
     listener.stop()
@@ -307,3 +307,35 @@ def test_the_uio_monitor_hears_without_udevd(
     removed(backstore, pump, listener, threads)
     pump.until(lambda: ("remove", minor) in pump.uio)
     monitor.stop()
+
+
+def test_an_interrupted_enable_leaves_nothing_behind(pump: Pump, listener: NetlinkListener) -> None:
+    """The child that waits for the daemon removes what nobody wants any more."""
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    backstore = make("unwanted")
+    with pytest.raises(KeyboardInterrupt):
+        enabling.enable(backstore, interrupt, patience=0)
+    assert backstore.exists
+    added = pump.event()
+    assert fired(listener.added_done(added.device_id, 0))
+    gone = pump.event()
+    assert gone.command is Command.REMOVED_DEVICE
+    assert fired(listener.removed_done(gone.device_id))
+    pump.until(lambda: not backstore.path.parent.exists())
+
+
+def test_a_child_enables_and_explains(pump: Pump, listener: NetlinkListener, threads: ThreadPoolExecutor) -> None:
+    """What the daemon refuses arrives as the line that says so."""
+    backstore = make("grown")
+    writing = threads.submit(enabling.enable, backstore, lambda: None)
+    assert fired(listener.added_done(pump.event().device_id, -errno.ENOENT))
+    with pytest.raises(KernelError, match="another TCMU daemon refused it"):
+        writing.result(PATIENCE)
+    writing = threads.submit(enabling.enable, backstore, lambda: None)
+    assert fired(listener.added_done(pump.event().device_id, 0))
+    writing.result(PATIENCE)
+    assert backstore.enabled
+    removed(backstore, pump, listener, threads)

@@ -23,6 +23,7 @@ CONFIGFS = Path("/sys/kernel/config")
 
 _HBA = re.compile(r"user_(\d+)")
 _NAME = re.compile(r"[^/\x00\n]{1,255}")
+_LABEL = re.compile(r"T10 [A-Za-z ]+:")  # only before the serial number, on the kernels seen
 _PAGE = 4096  # configfs hands an attribute over in one page, and takes it in one write
 
 _MENDS = {
@@ -265,9 +266,7 @@ class Backstore:
 
     def identity(self, name: str) -> str:
         """Return ``vpd_unit_serial``, ``vendor_id``, ``product_id``, ``revision`` or ``company_id``; may be empty."""
-        text = self.configfs.read(self.path / "wwn" / name)
-        label, colon, value = text.partition(": ")
-        return (value if colon else label.removesuffix(":") if ":" not in label else "").strip()
+        return _LABEL.sub("", self.configfs.read(self.path / "wwn" / name)).strip()
 
     @property
     def blocked(self) -> bool:

@@ -127,7 +127,7 @@ def export_loopback(
         _link(backstore, lun)
         return lun, _wait_for_disk(lun, timeout, sysfs, dev)
     except BaseException:
-        unexport(lun, tree)
+        _undo(lun, tree)
         raise
 
 
@@ -136,13 +136,22 @@ def _wait_for_disk(lun: LUN, timeout: float, sysfs: Path, dev: Path) -> str:
     deadline = time.monotonic() + timeout
     while True:
         disk = lun.disk(sysfs, dev)
-        if disk is not None and os.path.exists(disk):
+        if disk is not None and _opens(disk):
             return disk
         if time.monotonic() >= deadline:
             raise KernelError(
                 f"the LUN made no disk in {timeout:g} s: see the daemon's log and dmesg; is the daemon running?"
             )
         time.sleep(_POLL_SECONDS)
+
+
+def _opens(disk: str) -> bool:
+    """Tell whether a disk is there to be used: its node appears a moment before the disk behind it (ENXIO)."""
+    try:
+        os.close(os.open(disk, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 def iqn(name: str) -> str:
@@ -177,7 +186,7 @@ def export_iscsi(backstore: Backstore, target: str | None = None, portal: str = 
             tree.write(tpgt / "attrib" / name, str(value))
         tree.write(tpgt / "enable", "1")
     except BaseException:
-        unexport(lun, tree)
+        _undo(lun, tree)
         raise
     return lun
 
@@ -199,6 +208,14 @@ def unexport(lun: LUN, tree: ConfigFS) -> None:
     tree.rmdir(lun.path)
     if not any(entry.is_dir() for entry in tree.entries(lun.tpgt / "lun")):
         _remove_target(lun, tree)
+
+
+def _undo(lun: LUN, tree: ConfigFS) -> None:
+    """As :func:`unexport`, after a failure, whose error is the one to report."""
+    try:
+        unexport(lun, tree)
+    except KernelError:
+        pass
 
 
 def _remove_target(lun: LUN, tree: ConfigFS) -> None:
