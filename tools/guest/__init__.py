@@ -8,10 +8,13 @@ kernel's messages; `services` starts servers on the host for them.
 
 from pathlib import Path
 
-__all__ = ["CACHE", "ROOT"]
+__all__ = ["CACHE", "ROOT", "SHARE"]
 
 ROOT = Path(__file__).resolve().parents[2]
 """The checkout."""
 
 CACHE = ROOT / "build" / "guest"
 """Everything made here: kernel, initramfs, what was found out about KVM, and one directory per run."""
+
+SHARE = "/run/share"
+"""Where the guest sees the one directory of the host that it can write to."""

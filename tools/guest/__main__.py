@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.verb == "prepare":
             return _prepare()
         return _run(options)
-    except kernel.KernelUnavailable as error:
+    except kernel.KernelUnavailableError as error:
         print(f"guest: {error}", file=sys.stderr)
         return NO_STATUS
 

@@ -19,7 +19,7 @@ while read -r module; do
 done </modules/order
 
 # The host's root, read only. Nothing but this guest's layer changes under it, so everything may be cached.
-mount -t 9p -o trans=virtio,version=9p2000.L,msize=1048576,ro,cache=loose hostroot /host || die "host root"
+mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,ro,cache=loose hostroot /host || die "host root"
 case " $(cat /proc/cmdline) " in
     *" txtcmu.probe "*)
         echo "txtcmu: guest booted"
@@ -43,7 +43,7 @@ ln -s /proc/self/fd/2 /root/dev/stderr
 mount -t configfs configfs /root/sys/kernel/config || die "configfs"
 mount -t tmpfs run /root/run                    # the host's sockets and pid files mean nothing here
 mkdir -p /root/run/share /root/run/lock /root/run/dbus /root/etc/target /root/var/target/pr
-mount -t 9p -o trans=virtio,version=9p2000.L,msize=1048576,cache=mmap share /root/run/share || die "share"
+mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,cache=mmap share /root/run/share || die "share"
 
 # There is no udev: name the ports as it would.
 for port in /root/sys/class/virtio-ports/*; do

@@ -1,7 +1,9 @@
 """The stock kernel: Debian's package, downloaded and unpacked below the checkout, never installed."""
 
+import lzma
 import re
 import shutil
+import struct
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -9,7 +11,7 @@ from pathlib import Path
 
 from tools.guest import CACHE
 
-__all__ = ["Kernel", "KernelUnavailable", "fetch", "unpacked"]
+__all__ = ["Kernel", "KernelUnavailableError", "decompressed", "fetch", "unpacked"]
 
 METAPACKAGE = "linux-image-amd64"
 """Depends on the newest kernel of the distribution."""
@@ -17,7 +19,7 @@ METAPACKAGE = "linux-image-amd64"
 KERNELS = CACHE / "kernel"
 
 
-class KernelUnavailable(Exception):
+class KernelUnavailableError(Exception):
     """No kernel is unpacked, and none could be fetched."""
 
 
@@ -30,8 +32,9 @@ class Kernel:
 
     @property
     def image(self) -> Path:
-        """What QEMU boots."""
-        return self.tree / "boot" / f"vmlinuz-{self.version}"
+        """What QEMU boots: the plain kernel where we could decompress it, else the package's own image."""
+        plain = self.tree / "boot" / f"vmlinux-{self.version}"
+        return plain if plain.exists() else self.tree / "boot" / f"vmlinuz-{self.version}"
 
     @property
     def modules(self) -> Path:
@@ -43,23 +46,38 @@ def fetch() -> Kernel:
     """Return the newest unpacked kernel; if there is none, download the one the distribution ships now."""
     try:
         return unpacked()
-    except KernelUnavailable:
+    except KernelUnavailableError:
         return _download(_newest_package())
 
 
 def unpacked() -> Kernel:
-    """Return the newest kernel that is here already, or raise `KernelUnavailable`."""
+    """Return the newest kernel that is here already, or raise `KernelUnavailableError`."""
     kernels = [Kernel(tree.name, tree) for tree in KERNELS.glob("[0-9]*")]
     if not kernels:
-        raise KernelUnavailable(f"no kernel below {KERNELS}; run tools/setup")
+        raise KernelUnavailableError(f"no kernel below {KERNELS}; run tools/setup")
     return max(kernels, key=lambda kernel: [int(number) for number in re.findall(r"\d+", kernel.version)])
+
+
+def decompressed(image: bytes) -> bytes | None:
+    """Return the ELF file inside a bzImage, or None if it is compressed by a method unknown here.
+
+    QEMU boots that one as well, and what takes the host a second takes an emulated processor eight. The offsets are
+    those of the x86 boot protocol's header.
+    """
+    sectors = image[0x1F1] or 4  # of the real-mode code after the boot sector
+    offset, length = struct.unpack_from("<II", image, 0x248)
+    start = (sectors + 1) * 512 + offset
+    payload = image[start : start + length]  # ends with its uncompressed size, as four bytes
+    if not payload.startswith(b"\xfd7zXZ"):
+        return None
+    return lzma.LZMADecompressor().decompress(payload)
 
 
 def _newest_package() -> str:
     listing = _output("apt-cache", "depends", "--important", METAPACKAGE)
     found = re.search(r"Depends: (linux-image-\d\S+)", listing)
     if found is None:
-        raise KernelUnavailable(f"apt knows no kernel behind {METAPACKAGE}: {listing.strip() or 'empty lists'}")
+        raise KernelUnavailableError(f"apt knows no kernel behind {METAPACKAGE}: {listing.strip() or 'empty lists'}")
     return found[1]
 
 
@@ -74,6 +92,10 @@ def _download(package: str) -> Kernel:
         _output("dpkg-deb", "-x", str(archive), str(tree))
         if not (tree / "lib").exists():  # newer packages come with merged /usr, which depmod does not expect
             (tree / "lib").symlink_to("usr/lib")
+        packed = tree / "boot" / f"vmlinuz-{version}"
+        plain = decompressed(packed.read_bytes())
+        if plain is not None:
+            packed.with_name(f"vmlinux-{version}").write_bytes(plain)
         _output(_tool("depmod"), "-b", str(tree), version)
         tree.chmod(0o755)
         tree.rename(KERNELS / version)
@@ -89,5 +111,5 @@ def _output(*command: str, cwd: Path | None = None) -> str:
     try:
         done = subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True)
     except subprocess.CalledProcessError as error:
-        raise KernelUnavailable(f"{' '.join(command)}: {error.stderr.strip()}") from error
+        raise KernelUnavailableError(f"{' '.join(command)}: {error.stderr.strip()}") from error
     return done.stdout

@@ -20,10 +20,7 @@ from typing import Self
 from tools.guest import CACHE, ROOT, accel, initramfs, kernel, qemu
 from tools.guest.streams import MarkedStream, Sink
 
-__all__ = ["SHARE", "Machine"]
-
-SHARE = "/run/share"
-"""Where the guest sees `Machine.share`."""
+__all__ = ["Machine"]
 
 KEPT_RUNS = 5
 """Directories of runs that failed are kept, this many."""
@@ -33,9 +30,10 @@ class Machine:
     """A guest that runs one command, with the checkout as its working directory and its own copy of nothing.
 
     The guest sees the host's files, read only, under a layer of its own memory: what it writes is gone when it ends,
-    except below `SHARE`. `sinks` take the bytes of its ports: "stdout" and "stderr" of the command, and any others, which
-    the command finds in /dev/virtio-ports. Sinks are called from `pump` and `wait` only. With no command, the guest
-    runs a shell on the terminal. Start it in a thread that outlives it: QEMU dies with the thread that started it.
+    except below `SHARE`. `sinks` take the bytes of its ports: "stdout" and "stderr" of the command, and any others,
+    which the command finds in /dev/virtio-ports. Sinks are called from `pump` and `wait` only. With no command, the
+    guest runs a shell on the terminal. Start it in a thread that outlives it: QEMU dies with the thread it was started
+    by.
     """
 
     def __init__(

@@ -1,0 +1,26 @@
+"""Servers that run on the host, at native speed, for tests in the guest.
+
+A test asks by ``@pytest.mark.host_service("name")``. If any collected test does, the function of that name is called
+with an empty directory before the guest boots; what it returns says which environment variables the guest's pytest
+gets, and how the server is stopped. A server that listens on the host's 127.0.0.1 is at `HOST_ADDRESS` in the guest.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["HOST_ADDRESS", "SERVICES", "RunningService"]
+
+HOST_ADDRESS = "10.0.2.2"
+
+
+@dataclass(frozen=True)
+class RunningService:
+    """A server that has been started."""
+
+    environment: Mapping[str, str]
+    stop: Callable[[], None]
+
+
+SERVICES: dict[str, Callable[[Path], RunningService]] = {}
+"""By the marker's argument. Add servers here."""
