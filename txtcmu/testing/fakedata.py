@@ -96,14 +96,16 @@ class DataArea:
             piece = data[index * PAGE : (index + 1) * PAGE]
             self._memory[page * PAGE : page * PAGE + len(piece)] = piece
 
-    def read(self, pages: list[int], length: int, owner: str) -> bytes:
+    def read(self, pages: list[int], length: int) -> bytes:
         """Copy Data-In out of a buffer."""
-        data = b"".join(self._memory[page * PAGE : (page + 1) * PAGE] for page in pages)[:length]
+        return b"".join(self._memory[page * PAGE : (page + 1) * PAGE] for page in pages)[:length]
+
+    def check_filled(self, pages: list[int], data: bytes, owner: str) -> None:
+        """Report poison in the Data-In ``data`` that was read from ``pages``."""
         if self._poisoned and data:
             at = _untouched(data)
             if at is not None:
                 self._report(f"Data-In of {owner} holds stale bytes of page {pages[at // PAGE]} from byte {at} on")
-        return data
 
     def check(self, *, everything: bool = False) -> None:
         """Report every free page that was written to.
@@ -154,6 +156,6 @@ def _untouched(data: bytes) -> int | None:
     poison = (_POISON * (len(data) // len(_POISON) + 1))[: len(data)]
     difference = (int.from_bytes(data) ^ int.from_bytes(poison)).to_bytes(len(data))
     at = difference.find(bytes(_RUN))
-    if at < 0 and difference.endswith(bytes(min(_RUN_AT_END, len(data)))):
-        at = len(data) - min(_RUN_AT_END, len(data))
+    if at < 0 and difference.endswith(bytes(_RUN_AT_END)):
+        at = len(data) - _RUN_AT_END
     return None if at < 0 else at

@@ -215,7 +215,11 @@ class FakeDevice:
         transfer = min(length, response.read_len) if short else length
         if (status == CHECK_CONDITION and not short) or uflags & abi.UFLAG_UNKNOWN_OP or command.expired:
             transfer = 0
-        data = self._data.read(command.in_pages if bidi else command.pages, transfer, str(command))
+        pages = command.in_pages if bidi else command.pages
+        data = self._data.read(pages, transfer)
+        if status in (GOOD, CHECK_CONDITION):
+            # After any other status the kernel copies, too, but nobody takes it for data.
+            self._data.check_filled(pages, data, str(command))
         expired, command.expired = command.expired, False
         if uflags & abi.UFLAG_KEEP_BUF:
             command.kept = True
