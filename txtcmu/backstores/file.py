@@ -41,13 +41,13 @@ from txtcmu.interfaces import (
     IVectoredBackstore,
     IWriteZeroes,
 )
-from txtcmu.threads import run
+from txtcmu.threads import run, uncancellable
 
 __all__ = ["FileBackstore", "FileFactory"]
 
 _PAGE_MASK = mmap.PAGESIZE - 1
 _INLINE_WRITE = 128 << 10  # beyond it the copy takes longer than the way to a thread and back
-_SLOW = 0.005
+_SLOW = 0.01  # a busy processor alone can take a few milliseconds away
 _PATIENCE = 1.0
 
 
@@ -69,10 +69,9 @@ class FileBackstore:
         self._write_flags = os.RWF_NOWAIT
         self._threads_until = 0.0
         self._writing = 0  # calls in threads that may hold the file's lock
-        self._flush_turn = DeferredLock()
         self._fua_turn = DeferredLock()
-        self._flushes_wanted = 0
-        self._flushes_covered = 0
+        self._flushes_running: list[Deferred[None]] = []
+        self._flushes_waiting: list[Deferred[None]] = []
         if image.discard_granularity:
             self.discard_granularity = image.discard_granularity
             self.discard_zeroes = image.discard_zeroes
@@ -139,18 +138,24 @@ class FileBackstore:
         self._writing -= 1
         return result
 
-    async def flush(self) -> None:
-        """Make durable what was written; flushes that wait for their turn share one fdatasync."""
-        self._flushes_wanted += 1
-        mine = self._flushes_wanted
-        await self._flush_turn.acquire()
-        try:
-            if self._flushes_covered < mine:
-                covers = self._flushes_wanted
-                await run(self._reactor, self._image.sync)
-                self._flushes_covered = covers
-        finally:
-            self._flush_turn.release()
+    def flush(self) -> Deferred[None]:
+        """Make durable what was written; flushes that come while one runs share the next fdatasync."""
+        result: Deferred[None] = Deferred()
+        self._flushes_waiting.append(result)
+        if not self._flushes_running:
+            self._start_flush()
+        return uncancellable(result)
+
+    def _start_flush(self) -> None:
+        self._flushes_running, self._flushes_waiting = self._flushes_waiting, []
+        run(self._reactor, self._image.sync).addBoth(self._flushed)
+
+    def _flushed(self, result: Any) -> None:
+        done, self._flushes_running = self._flushes_running, []
+        if self._flushes_waiting:
+            self._start_flush()
+        for flush in done:
+            flush.callback(result)  # a Failure is passed on as such
 
     async def write_fua(self, offset: int, buffers: list[memoryview]) -> None:
         """Store ``buffers`` and wait until they are durable."""
