@@ -300,7 +300,7 @@ class DecisionTests(Injected):
         """When a write took long, the writes of the next second are a thread's."""
 
         def slow(fd: int, buffers: list[Any], offset: int, flags: int = 0) -> int:
-            self.threads.clock.advance(0.01)
+            self.threads.clock.advance(0.02)
             return os.pwritev(fd, buffers, offset)
 
         backstore = self.warm()
