@@ -124,7 +124,8 @@ class CreateTests(CommandTestCase):
         self.assertTrue(made.enabled)
 
     def test_new_storage(self) -> None:
-        """With --new the storage is made, of the size and for the block size that were given."""
+        """With --new the storage is made, of the size and for the block size that were given, though it is missing."""
+        self.factory.problem = "it does not exist"
         result = self.txtcmu("create", "test/a", "--new", "--size", "2M", "--block-size", "4096", "--fabric", "none")
         self.assertEqual((result.exit_code, result.stdout), (0, "a\n"), result.stderr)
         self.assertEqual(self.factory.log, [f"create {2 * MIB} 4096"])

@@ -104,9 +104,10 @@ async def _prepare_storage(
     factory: Any, config: DeviceConfig, size: int | None, block_size: int, new: bool, reactor: Any
 ) -> int:
     """Make the storage if it is to be new, and return its size."""
-    problem = await as_deferred(factory.check(config))
-    if problem is not None:
-        raise ConfigError(problem)
+    if not new:  # what is yet to be made may well be missing
+        problem = await as_deferred(factory.check(config))
+        if problem is not None:
+            raise ConfigError(problem)
     parameters = DeviceParameters(config, size, block_size, reactor, Logger(namespace="txtcmu.cli"))
     try:
         if new:
