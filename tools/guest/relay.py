@@ -75,7 +75,10 @@ class Guest:
                 event = events.popleft()
                 if event["event"] == "finish":
                     return
-                yield self._config.hook.pytest_report_from_serializable(config=self._config, data=event["report"])
+                data = event["report"]
+                if isinstance(data["longrepr"], list):  # JSON has no tuples, and pytest wants one in a skip
+                    data["longrepr"] = tuple(data["longrepr"])
+                yield self._config.hook.pytest_report_from_serializable(config=self._config, data=data)
             self._wait(item)
 
     def evidence(self, item: pytest.Item) -> list[tuple[str, str]]:

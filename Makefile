@@ -1,0 +1,36 @@
+# Everything here works on a bare Debian with git and make; `make setup` installs the rest.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+BIN := .venv/bin
+CMD ?=
+
+.PHONY: help
+help: ## Show what can be made
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do \
+		printf '  make %-12s %s\n' "$$name" "$$text"; done
+
+.PHONY: setup
+setup: ## Install packages, make .venv, fetch the guest's kernel; quick when nothing is missing
+	@tools/setup
+
+.PHONY: lint
+lint: setup ## Check style and types
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --check --quiet
+	@$(BIN)/mypy --no-error-summary
+
+.PHONY: test
+test: lint ## Check style and types, run all tests, those in the guest included: what CI runs
+	@$(BIN)/pytest -q tests
+
+.PHONY: guest
+guest: setup ## Run CMD='...' in a guest with the real kernel, or a shell on this terminal
+	@$(BIN)/python -m tools.guest run -- $(if $(CMD),/bin/sh -c '$(subst ','\'',$(CMD))')
+
+.PHONY: demo
+demo: setup ## Show an S3 bucket as a disk, from nothing to a restart
+	@$(BIN)/python -m tools.demo
+
+.PHONY: bench-ring
+bench-ring: setup ## Measure the ring
+	@$(BIN)/python -m benchmarks.ring
