@@ -267,11 +267,15 @@ def test_a_full_socket_fails_the_enable_instead_of_hanging_it(
     monkeypatch.setattr("txtcmu.kernel.netlink._RECEIVE_BUFFER", 1)  # the kernel makes it the least there is
     listener = NetlinkListener(pump, pump)
     listener.start()
-    made = []
-    with pytest.raises(KernelError, match="swamped"):
+    made: list[Backstore] = []
+
+    def flood() -> None:
         for number in range(64):
             made.append(make(f"flood{number}", cmd_ring_size_mb=1, nl_reply_supported=-1))
             made[-1].enable()
+
+    with pytest.raises(KernelError, match="swamped"):
+        flood()
     listener.set_features(True)
     made.append(make("waiting"))
     with pytest.raises(KernelError, match="swamped"):
