@@ -78,7 +78,9 @@ class Task:
     def check(self) -> None:
         """Compare what the initiator has with what it must have."""
         fake = self.fake
-        assert fake.done == (self.expected is not None), f"{fake} is done: {fake.done}"
+        assert fake.done == (self.expected is not None), (
+            f"{fake} is done: {fake.done}, {fake.status:#x} {fake.sense_code}"
+        )
         if self.expected is None:
             return
         status, sense, data, residual = self.expected
@@ -322,10 +324,9 @@ class RingMachine(RuleBasedStateMachine):
     @rule(kind=st.sampled_from([1, 2]))
     def restart_after_crash(self, kind: int) -> None:
         """The daemon died: the next one resets the ring before it opens it."""
-        waiting = [task for task in self.unfinished() if not task.fake.cmd_id]
-        self.hang_up()
+        self.hang_up()  # which may free kept buffers, and so let waiting commands onto the ring
         for task in self.unfinished():
-            if task not in waiting:
+            if task.fake.cmd_id:
                 task.expected = Answer(BUSY) if kind == 1 else COMMUNICATION_FAILURE
         self.requests.clear()
         self.completed.clear()
@@ -396,14 +397,14 @@ class RingMachine(RuleBasedStateMachine):
         if not hasattr(self, "kernel"):
             return
         for _ in range(100):
+            while self.kept:
+                self.free_kept_buffer(0)
             self.take(100)
             if not (self.kernel.in_flight or self.kernel.waiting or self.requests or self.completed):
                 break
             for _ in list(self.taken):
                 self.complete(0, "good", False)
             self.publish_and_ring()
-            while self.kept:
-                self.free_kept_buffer(0)
             self.answers_are_right()
         self.publish_and_ring()
         assert not self.ring.outstanding
