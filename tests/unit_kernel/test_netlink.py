@@ -190,7 +190,7 @@ class EventTests(ListenerTestCase):
 
     def test_dropped_by_the_reactor(self) -> None:
         """The consumer knows as well when it is the reactor that gives up."""
-        self.listener.connectionLost(Failure(OSError("gone")))  # type: ignore[no-untyped-call]
+        self.listener.connectionLost(Failure(OSError("gone")))
         self.assertEqual(self.consumer.heard, [("netlink lost", "gone")])
 
 

@@ -342,11 +342,6 @@ def backstores(configfs: ConfigFS | None = None) -> list[Backstore]:
 
 def find(name: str, configfs: ConfigFS | None = None) -> Backstore | None:
     """Return the user backstore called ``name``, or the one with that dev_config, or ``None``."""
-    every = backstores(configfs)
-    for backstore in every:
-        if backstore.name == name:
-            return backstore
-    for backstore in every:
-        if "/" in name and backstore.dev_config == name:
-            return backstore
-    return None
+    if "/" in name:
+        return next((each for each in backstores(configfs) if each.dev_config.rstrip("\n") == name), None)
+    return next((each for each in backstores(configfs) if each.name == name), None)
