@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tools.servers.seaweedfs import SeaweedFS
+
 __all__ = ["HOST_ADDRESS", "SERVICES", "RunningService"]
 
 HOST_ADDRESS = "10.0.2.2"
@@ -22,5 +24,17 @@ class RunningService:
     stop: Callable[[], None]
 
 
-SERVICES: dict[str, Callable[[Path], RunningService]] = {}
+def _s3(directory: Path) -> RunningService:
+    server = SeaweedFS(directory / "seaweedfs")
+    environment = {
+        "TXTCMU_S3_ENDPOINT": f"http://{HOST_ADDRESS}:{server.port}",
+        "TXTCMU_S3_BUCKET": server.bucket,
+        "AWS_ACCESS_KEY_ID": server.access_key,
+        "AWS_SECRET_ACCESS_KEY": server.secret_key,
+        "AWS_DEFAULT_REGION": server.region,
+    }
+    return RunningService(environment, server.stop)
+
+
+SERVICES: dict[str, Callable[[Path], RunningService]] = {"s3": _s3}
 """By the marker's argument. Add servers here."""

@@ -1,0 +1,154 @@
+"""`twist tcmu` in the guest, its LUNs, and fio on them: what the tests of whole disks are made of."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from txtcmu.kernel import fabric
+from txtcmu.kernel.configfs import Backstore
+
+PLUGINS = Path(__file__).parent / "plugins"
+#: Starting Python takes its time here, and a daemon that was killed must be back before the kernel gives up.
+CMD_TIME_OUT = 120
+DISK_TIMEOUT = 180
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 120.0) -> None:
+    """Wait for a condition, not for time; fail when it does not come true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
+        time.sleep(0.02)
+
+
+class Daemon:
+    """One `twist tcmu`, started and stopped at will; each start writes a log of its own into ``logs``."""
+
+    def __init__(self, logs: Path, *handlers: str) -> None:
+        self._logs = logs
+        self._arguments = ["--config", str(configuration())]
+        self._arguments += [argument for handler in handlers for argument in ("--handler", handler)]
+        self._process: subprocess.Popen[bytes] | None = None
+        self._starts = 0
+
+    @property
+    def log(self) -> Path:
+        return self._logs / f"daemon-{self._starts}.log"
+
+    def start(self) -> None:
+        """Start, without waiting: whoever makes a device waits for the daemon, and so do commands in a ring."""
+        assert self._process is None
+        self._starts += 1
+        path = os.pathsep.join([str(PLUGINS), os.environ.get("PYTHONPATH", "")])
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                ["twist", "--log-format", "text", "tcmu", *self._arguments],
+                stdout=log,
+                stderr=log,
+                env=os.environ | {"PYTHONPATH": path},
+            )
+
+    def wait_ready(self) -> None:
+        """Wait until events are heard: a device made now waits for the daemon's answer."""
+        wait_until(lambda: "Starting reactor" in self.log.read_text(), "the daemon starts")
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self._end(signal.SIGKILL, -signal.SIGKILL)
+
+    def terminate(self) -> None:
+        """SIGTERM: drain, then end."""
+        self._end(signal.SIGTERM, -signal.SIGTERM)
+
+    def send(self, number: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+        assert self._process.poll() is None
+
+    def _end(self, number: int, expected: int) -> None:
+        assert self._process is not None, "the daemon was not started"
+        process, self._process = self._process, None
+        assert process.poll() is None, f"the daemon ended by itself: {self.log.read_text()[-3000:]}"
+        process.send_signal(number)
+        assert process.wait(60) == expected
+
+    def stop(self) -> None:
+        """Stop it, if it runs."""
+        if self._process is not None:
+            self.terminate()
+
+
+def configuration() -> Path:
+    """Return a configuration file that says where S3 is, if it is anywhere; credentials are in the environment."""
+    path = Path("/tmp/txtcmu.toml")
+    path.write_text(f'[handlers.s3]\nendpoint = "{os.environ.get("TXTCMU_S3_ENDPOINT", "")}"\n')
+    return path
+
+
+@contextmanager
+def disk(name: str, dev_config: str, size: int, cmd_time_out: int = CMD_TIME_OUT) -> Iterator[str]:
+    """Make a loopback LUN, yield its ``/dev/sdX``, and remove it."""
+    control: dict[str, str | int] = {"dev_config": dev_config, "dev_size": size, "hw_max_sectors": 2048}
+    backstore = Backstore.create(name, control | {"max_data_area_mb": 16, "cmd_ring_size_mb": 1})
+    try:
+        backstore.set_attribute("cmd_time_out", cmd_time_out)
+        backstore.enable()
+        lun, path = fabric.export_loopback(backstore)
+        try:
+            (block_device(path) / "device" / "timeout").write_text(str(DISK_TIMEOUT))
+            yield path
+        finally:
+            fabric.unexport(lun, backstore.configfs)
+    finally:
+        backstore.remove()
+
+
+def block_device(path: str) -> Path:
+    """Return the directory in sysfs of ``/dev/sdX``."""
+    return Path("/sys/block") / Path(path).name
+
+
+def in_flight(path: str) -> int:
+    """Return how many requests the disk has outstanding."""
+    return sum(map(int, (block_device(path) / "inflight").read_text().split()))
+
+
+def run(*command: str | Path, timeout: float = 240.0) -> str:
+    """Run a program; its output is part of the failure if it fails."""
+    done = subprocess.run(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout
+    )
+    assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}"
+    return done.stdout
+
+
+class Fio:
+    """fio with verify at depth 32, on the first 8 MiB of a disk."""
+
+    def __init__(self, path: str, *options: str) -> None:
+        command = ["fio", "--name=verify", f"--filename={path}", "--direct=1", "--ioengine=libaio", "--bs=4k"]
+        command += ["--rw=randrw", "--rwmixwrite=70", "--iodepth=32", "--size=8m", "--verify=crc32c"]
+        command += ["--verify_fatal=1", "--verify_backlog=256", "--randseed=1", *options]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self._path = path
+
+    def wait_for_load(self, depth: int = 32) -> None:
+        """Wait until as many commands are in flight."""
+
+        def loaded() -> bool:
+            assert self._process.poll() is None, f"fio ended early: {self._process.communicate()[0]}"
+            return in_flight(self._path) >= depth
+
+        wait_until(loaded, f"{depth} commands in flight")
+
+    def finish(self, timeout: float = 240.0) -> None:
+        """Wait for the end; no error, and every block verified."""
+        output, _ = self._process.communicate(timeout=timeout)
+        assert self._process.returncode == 0, output
+        assert "err= 0" in output, output
