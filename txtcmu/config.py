@@ -70,7 +70,7 @@ def load(path: Path | None = None) -> Configuration:
     """
     file = DEFAULT_PATH if path is None else path
     try:
-        content = tomllib.loads(file.read_text())
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if path is None:
             return Configuration()
@@ -99,7 +99,7 @@ def _tables(file: Path, section: str, tables: Any) -> dict[str, Options]:
 def _text(file: Path, key: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, str | int):
+    if isinstance(value, str | int | float):
         return str(value)
     raise ConfigError(f"{file}: {key} must be text, a number, true or false")
 

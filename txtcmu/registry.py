@@ -5,13 +5,13 @@ A broken plugin costs itself, never the others: it is logged and left out.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from importlib.metadata import entry_points
 from typing import Any
 
 from twisted.logger import Logger
 from twisted.plugin import getPlugins
-from zope.interface.exceptions import Invalid
 from zope.interface.verify import verifyObject
 
 import txtcmu.plugins
@@ -23,6 +23,7 @@ __all__ = ["GROUP", "all_factories", "find"]
 #: The entry point group of third parties that do not ship a drop-in.
 GROUP = "txtcmu.backstores"
 
+_NAME = re.compile("[a-z0-9_-]+")
 _log = Logger()
 
 
@@ -38,37 +39,40 @@ def _discovered() -> Iterator[tuple[str, Any]]:
             _log.failure("handler {name} ({value}) cannot be loaded", name=entry.name, value=entry.value)
 
 
-def _by_name(discovered: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    factories: dict[str, Any] = {}
-    origins: dict[str, str] = {}
+def _by_name(discovered: Iterable[tuple[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return by name the factories that want it, each with where it comes from; one of them is as it should be."""
+    factories: dict[str, dict[str, Any]] = {}
     for origin, factory in discovered:
         try:
             verifyObject(IBackstoreFactory, factory)
-        except Invalid as error:
+            if not _NAME.fullmatch(factory.name):
+                raise ConfigError(f"{factory.name!r} cannot be its name: it takes a-z, 0-9, '_' and '-'")
+        except Exception as error:  # attributes may be properties, which can do what they like
             _log.error("handler {origin} is left out: {error}", origin=origin, error=error)
             continue
+        same_name = factories.setdefault(factory.name, {})
         # The same class found both ways, from its drop-in and its entry point, is no conflict.
-        if factory.name in origins and type(factory) is not type(factories[factory.name]):
-            raise ConfigError(
-                f"two handlers call themselves {factory.name!r}, {origins[factory.name]} and {origin}: remove one"
-            )
-        factories[factory.name] = factory
-        origins[factory.name] = origin
+        if not any(type(other) is type(factory) for other in same_name.values()):
+            same_name[origin] = factory
     return factories
 
 
 def all_factories() -> list[Any]:
     """Return every :class:`~txtcmu.interfaces.IBackstoreFactory` there is, by name."""
     factories = _by_name(_discovered())
-    return [factories[name] for name in sorted(factories)]
+    return [factory for name in sorted(factories) for factory in factories[name].values()]
 
 
 def find(name: str) -> Any:
     """Return the factory called ``name``.
 
-    :raise ConfigError: there is none; the line names those there are.
+    :raise ConfigError: there is none, or more than one; the line names those there are.
     """
     factories = _by_name(_discovered())
     if name not in factories:
         raise ConfigError(f"no handler is called {name!r}; there are: {', '.join(sorted(factories))}")
-    return factories[name]
+    origins = factories[name]
+    if len(origins) > 1:
+        raise ConfigError(f"several handlers call themselves {name!r}, {' and '.join(origins)}: remove all but one")
+    (factory,) = origins.values()
+    return factory

@@ -8,27 +8,43 @@ it is not ours to give.
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final
 
+from attrs import frozen
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from txtcmu.config import Configuration
-from txtcmu.errors import ConfigError, TCMUError
-from txtcmu.kernel.netlink import NetlinkListener
-from txtcmu.kernel.sysfs import UIODevice, UIOMonitor, discover, parse_name, wait_for
+from txtcmu.errors import ConfigError, KernelError, TCMUError
+from txtcmu.kernel.netlink import NetlinkConsumer, NetlinkListener
+from txtcmu.kernel.sysfs import UIOConsumer, UIODevice, UIOMonitor, discover, parse_name, wait_for
 from txtcmu.kernel.tcm_user import DeviceEvent
 from txtcmu.lun.device import Device
-from txtcmu.lun.target import KernelTarget
+from txtcmu.lun.target import KernelTarget, Target
+from txtcmu.results import within
 from txtcmu.threads import run
 
-__all__ = ["TcmuService"]
+__all__ = ["Kernel", "TcmuService"]
 
 #: Seconds until the removal of a device is answered although its backstore is not closed yet.
 REMOVE_PATIENCE: Final = 5.0
+
+
+@frozen
+class Kernel:
+    """What a service uses of the kernel; tests put theirs in its place."""
+
+    netlink: Callable[[Any, NetlinkConsumer], NetlinkListener] = NetlinkListener
+    monitor: Callable[[Any, UIOConsumer], UIOMonitor] = UIOMonitor
+    discover: Callable[[], list[UIODevice]] = discover
+    wait_for: Callable[[Any, int], Deferred[UIODevice]] = wait_for
+    target: Callable[[UIODevice], Target] = KernelTarget
+
+
+_KERNEL: Final = Kernel()
 
 
 class TcmuService(Service):
@@ -37,7 +53,7 @@ class TcmuService(Service):
     :param factories: :class:`~txtcmu.interfaces.IBackstoreFactory` by the subtype that it serves.
     :param drain_timeout: seconds that a stop waits for commands, and again for flush and close.
     :param replies: ask the kernel to wait for our answers (SET_FEATURES).
-    :ivar devices: what is served, or being opened, by UIO minor.
+    :ivar devices: what is served, being opened or closed, by UIO minor.
     """
 
     _log = Logger()
@@ -49,6 +65,7 @@ class TcmuService(Service):
         configuration: Configuration,
         drain_timeout: float,
         replies: bool,
+        kernel: Kernel = _KERNEL,
     ) -> None:
         self.devices: dict[int, Device] = {}
         self._reactor = reactor
@@ -56,8 +73,14 @@ class TcmuService(Service):
         self._configuration = configuration
         self._drain_timeout = drain_timeout
         self._replies = replies
-        self._netlink = NetlinkListener(reactor, self)
-        self._monitor = UIOMonitor(reactor, self)
+        self._kernel = kernel
+        self._netlink = kernel.netlink(reactor, self)
+        self._monitor = kernel.monitor(reactor, self)
+        # Devices not closed yet, among them those whose minor another has by now.
+        self._open_devices: set[Device] = set()
+        # Minors whose ADDED event is, or was, answered as such.
+        self._announced: set[int] = set()
+        self._answers: set[Deferred[None]] = set()
 
     def startService(self) -> None:
         """Hear of devices from now on, and look for those that are there.
@@ -67,7 +90,10 @@ class TcmuService(Service):
         # Events are heard before the scan, so that no device falls in between.
         self._netlink.start()
         super().startService()  # type: ignore[no-untyped-call]
-        self._monitor.start()
+        try:
+            self._monitor.start()
+        except Exception:
+            self._log.failure("uevents cannot be heard; netlink alone tells of devices")
         if self._replies:
             self._netlink.set_features(True).addErrback(self._log_error, "asking the kernel to wait for replies")
         self.events_lost()
@@ -75,16 +101,15 @@ class TcmuService(Service):
     def stopService(self) -> Deferred[Any]:
         """Drain every device, then stop hearing: removals are answered to the last."""
         super().stopService()  # type: ignore[no-untyped-call]
-        devices = list(self.devices.values())
+        return Deferred.fromCoroutine(self._stop())
 
-        def drained(results: list[tuple[bool, Any]]) -> None:
-            for device, (_, closed) in zip(devices, results, strict=True):
-                if closed is not True:
-                    self._log.warn("{device}: given up, its backstore is still busy", device=device)
-            self._monitor.stop()
-            self._netlink.stop()
-
-        return DeferredList([device.close(self._drain_timeout) for device in devices]).addCallback(drained)
+    async def _stop(self) -> None:
+        await DeferredList([device.close(self._drain_timeout) for device in list(self._open_devices)])
+        for device in self._open_devices:
+            self._log.warn("{device}: given up, its backstore is still busy", device=device)
+        await within(self._reactor, self._drain_timeout, DeferredList(list(self._answers)))
+        self._monitor.stop()
+        self._netlink.stop()
 
     def _log_error(self, failure: Failure, doing: str) -> None:
         if isinstance(failure.value, TCMUError | OSError):
@@ -100,27 +125,45 @@ class TcmuService(Service):
     def device_added(self, event: DeviceEvent) -> None:
         """A device is being enabled: open it, then answer."""
         if self._is_ours(event):
-            answered = Deferred.fromCoroutine(self._add(event))
-            answered.addErrback(self._log_error, f"answering for {event.name}")
+            self._announced.add(event.minor)
+            self._answer(event, self._add(event))
 
     async def _add(self, event: DeviceEvent) -> None:
-        status = 0
-        try:
-            await self._open(await wait_for(self._reactor, event.minor))
-        except TCMUError as error:
-            if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EBUSY:
-                return  # another daemon has this device, and the answer is that one's to give
-            status = -errno.EINVAL if isinstance(error, ConfigError) else -errno.EIO
-        except Exception:
-            self._log.failure("opening {name}", name=event.name)
-            status = -errno.EIO
+        status = await self._status(self._find_and_open(event.minor), event.name)
         await self._netlink.added_done(event.device_id, status)
+
+    async def _find_and_open(self, minor: int) -> None:
+        uio = await self._kernel.wait_for(self._reactor, minor)
+        device = self.devices.get(minor)
+        if device is not None and device.closing:
+            del self.devices[minor]  # it had this number before
+        await self._open(uio)
+
+    async def _status(self, opening: Awaitable[None], name: str) -> int:
+        """Return what to answer whoever enables the device: 0 when it is open, or a negative errno."""
+        try:
+            await opening
+        except ConfigError:
+            return -errno.EINVAL
+        except TCMUError as error:
+            # Another daemon that serves the device has answered long ago, and its answer counts.
+            busy = isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EBUSY
+            return -errno.EBUSY if busy else -errno.EIO
+        except Exception:
+            self._log.failure("opening {name}", name=name)
+            return -errno.EIO
+        return 0
+
+    def _answer(self, event: DeviceEvent, answering: Coroutine[Any, Any, Any]) -> None:
+        answer = Deferred.fromCoroutine(answering)
+        answer.addErrback(self._log_error, f"answering for {event.name}")
+        self._answers.add(answer)
+        answer.addBoth(lambda _: self._answers.discard(answer))
 
     def device_removed(self, event: DeviceEvent) -> None:
         """A device goes.  Nothing looks at its configfs directory until the answer is sent."""
         if self._is_ours(event):
-            answered = Deferred.fromCoroutine(self._remove(event))
-            answered.addErrback(self._log_error, f"answering for {event.name}")
+            self._answer(event, self._remove(event))
 
     async def _remove(self, event: DeviceEvent) -> None:
         device = self.devices.get(event.minor)
@@ -144,32 +187,34 @@ class TcmuService(Service):
         scanned.addErrback(self._log_error, "looking for devices")
 
     async def _scan(self) -> None:
-        for uio in await run(self._reactor, discover):
-            Deferred.fromCoroutine(self._adopt(uio)).addErrback(lambda _: None)
+        for uio in await run(self._reactor, self._kernel.discover):
+            self._adopt(uio)
 
-    async def _adopt(self, uio: UIODevice) -> None:
-        """Open a device that was there already; errors have been logged."""
-        if not self._owns(uio.dev_config) or uio.minor in self.devices:
-            return
-        await self._open(uio)
-        # Whoever enabled it may still be waiting for a daemon that died.
-        device_id = await run(self._reactor, KernelTarget(uio).pending)
-        if device_id is not None:
-            await self._netlink.added_done(device_id, 0)
+    def _adopt(self, uio: UIODevice) -> None:
+        """Open a device that was there already."""
+        if self.running and self._owns(uio.dev_config) and uio.minor not in self.devices:
+            adopted = Deferred.fromCoroutine(self._open_and_answer(uio))
+            adopted.addErrback(self._log_error, f"answering for {uio.name}")
+
+    async def _open_and_answer(self, uio: UIODevice) -> None:
+        status = await self._status(self._open(uio), uio.name)
+        # Whoever enabled it may still be waiting for a daemon that died; but a second answer could hit, and so lose
+        # for ever, whoever waits for something else by then.
+        if uio.minor not in self._announced:
+            device_id = await run(self._reactor, self._kernel.target(uio).pending)
+            if device_id is not None:
+                await self._netlink.added_done(device_id, status)
 
     # What uevents tell (UIOConsumer)
 
     def uio_added(self, minor: int) -> None:
         """A UIO device of whatever kind appeared; no news where netlink works."""
         if minor not in self.devices:
-            wait_for(self._reactor, minor).addCallback(lambda uio: Deferred.fromCoroutine(self._adopt(uio))).addErrback(
-                lambda _: None
-            )
+            # Not every UIO device is a user backstore's, and becomes one to be found.
+            self._kernel.wait_for(self._reactor, minor).addCallbacks(self._adopt, lambda _: None)
 
     def uio_removed(self, minor: int) -> None:
-        """A UIO device is gone."""
-        if minor in self.devices:
-            self.devices[minor].device_lost()
+        """A UIO device is gone: its reader sees that by itself, and a new one may have the number already."""
 
     # Devices
 
@@ -184,16 +229,21 @@ class TcmuService(Service):
         """
         device = self.devices.get(uio.minor)
         if device is None:
+            if not self.running:
+                raise KernelError("the daemon is stopping")
             try:
                 config = self._configuration.device_config(uio.dev_config)
             except TCMUError as error:
                 self._log.error("{name} is refused: {error}", name=uio.name, error=error)
                 raise
-            device = Device(self._reactor, KernelTarget(uio), self._factories[config.handler], config)
+            device = Device(self._reactor, self._kernel.target(uio), self._factories[config.handler], config)
             self.devices[uio.minor] = device
+            self._open_devices.add(device)
             device.closed().addCallback(lambda _: self._forget(uio.minor, device))
         await device.open()
 
     def _forget(self, minor: int, device: Device) -> None:
+        self._open_devices.discard(device)
         if self.devices.get(minor) is device:
             del self.devices[minor]
+            self._announced.discard(minor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from twisted.logger import Logger
 from twisted.python import usage
 
 from txtcmu import config, registry
+from txtcmu.devconfig import DeviceConfig
 from txtcmu.errors import ConfigError, TCMUError
 from txtcmu.service import TcmuService
 
@@ -40,6 +42,13 @@ class Options(usage.Options):
         self["drain-timeout"] = 20.0
         self["replies"] = True
 
+    def parseOptions(self, options: Any = None) -> None:  # noqa: N802 - overrides
+        """Leave with one line where Twisted would print it above all of the help."""
+        try:
+            super().parseOptions(options)  # type: ignore[no-untyped-call]
+        except usage.UsageError as error:
+            sys.exit(f"twist tcmu: {error}; see twist tcmu --help")
+
     def opt_handler(self, description: str) -> None:
         r"""Serve devices of this type: NAME[:key=value...], with defaults for its options; \: stands for a colon.
 
@@ -47,7 +56,7 @@ class Options(usage.Options):
         """
         try:
             name, options = config.parse_handler(description)
-            registry.find(name)
+            _find(name, options)
         except ConfigError as error:
             raise usage.UsageError(str(error)) from error
         self["handlers"].setdefault(name, {}).update(options)
@@ -83,6 +92,13 @@ class Options(usage.Options):
             raise usage.UsageError("give at least one --handler; --list-handlers shows them")
 
 
+def _find(name: str, options: Mapping[str, str]) -> Any:
+    """Return the handler ``name``.  :raise ConfigError: there is none, or it has no such options."""
+    factory = registry.find(name)
+    DeviceConfig(name, "", options).refuse_unknown(factory.options | {"profile"})
+    return factory
+
+
 def _ignore_hangup(reactor: Any) -> None:
     """Keep SIGHUP from killing the daemon without a drain; whoever set a handler of his own keeps it."""
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
@@ -113,7 +129,7 @@ def makeService(options: Options) -> IService:
         factories = {}
         for name, defaults in options["handlers"].items():
             configuration = configuration.with_handler(name, defaults)
-            factories[name] = registry.find(name)
+            factories[name] = _find(name, configuration.handlers[name])
     except TCMUError as error:
         sys.exit(f"twist tcmu: {error}")
     return _OneLineService(reactor, factories, configuration, options["drain-timeout"], options["replies"])

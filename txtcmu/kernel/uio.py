@@ -23,7 +23,7 @@ from txtcmu.kernel.ring import Command, Ring, TaskManagement
 __all__ = ["UIO", "RingConsumer", "RingReader", "UIOFile"]
 
 # One turn of the reactor takes at most this much, so that timers, signals and other devices get theirs.
-COMMANDS_PER_TURN: Final = 64
+ENTRIES_PER_TURN: Final = 64
 BYTES_PER_TURN: Final = 4 << 20
 
 _WORD: Final = bytes(4)
@@ -184,7 +184,9 @@ class RingReader:
         except OSError:
             self._lost()
         else:
-            self._work()
+            # What is due takes this, too: two chains of turns would take two budgets in each.
+            if not self._work_due:
+                self._work()
 
     def connectionLost(self, reason: Failure) -> None:
         """See IReadDescriptor: the reactor saw only an error condition."""
@@ -197,12 +199,12 @@ class RingReader:
             self._consumer.device_lost()
 
     def _work(self) -> None:
-        """Take commands until the ring is empty or the budget is spent."""
+        """Take entries until the ring is empty or the budget is spent."""
         self._work_due = False
         if not self._running:
             return
         take, received = self._ring.take, self._consumer.command_received
-        commands, room = COMMANDS_PER_TURN, BYTES_PER_TURN
+        entries, room = ENTRIES_PER_TURN, BYTES_PER_TURN
         entry: Command | TaskManagement | None = None
         self._in_batch = True
         try:
@@ -214,11 +216,9 @@ class RingReader:
                     self._consumer.task_management_received(entry)
                 else:
                     received(entry)
-                    commands -= 1
                     room -= entry.length
-                    if commands <= 0 or room <= 0:
-                        break
-                if not self._running:
+                entries -= 1
+                if entries <= 0 or room <= 0 or not self._running:
                     break
         except RingError as error:
             self.stop()

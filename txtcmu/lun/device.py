@@ -17,32 +17,37 @@ from __future__ import annotations
 
 import errno
 from enum import Enum
+from inspect import iscoroutine
 from typing import Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from txtcmu.devconfig import DeviceConfig, DeviceParameters
 from txtcmu.errors import (
-    BackstoreError,
+    BusyError,
     CheckCondition,
     ConfigError,
     FencedError,
     KernelError,
     NotReadyError,
     RingError,
+    TCMUError,
+    WriteProtectedError,
 )
-from txtcmu.interfaces import IBackstoreFactory, ICommandHandler
+from txtcmu.interfaces import IBackstore, IBackstoreFactory, ICommandHandler
 from txtcmu.kernel.ring import Ring, TaskManagement
 from txtcmu.kernel.uio import UIO, RingReader
-from txtcmu.lun.commands import BlockCommands, NotReadyCommands, changes_medium
+from txtcmu.lun.commands import UNREAD, BlockCommands, NotReadyCommands, changes_medium
 from txtcmu.lun.medium import Medium
 from txtcmu.lun.target import Target
 from txtcmu.lun.tasks import Task, TaskSet
 from txtcmu.results import Promise, as_deferred, within
 from txtcmu.scsi.constants import BUSY, GOOD, TASK_ABORTED
 from txtcmu.scsi.sense import sense_of
+from txtcmu.scsi.unit import LogicalUnit
 from txtcmu.threads import run
 
 __all__ = ["Device", "State"]
@@ -69,6 +74,11 @@ class State(Enum):
     CLOSED = "closed"
 
 
+_LIVE: Final = frozenset({State.OPENING, State.SERVING, State.DEGRADED, State.FENCED})
+# Ends of commands that are nothing to report: the initiator asked for it, or was asked to come again.
+_EXPECTED: Final = (CheckCondition, WriteProtectedError, BusyError, CancelledError)
+
+
 class Device:
     """One logical unit, between the kernel's ring and its backstore.
 
@@ -91,6 +101,11 @@ class Device:
     def __str__(self) -> str:
         return f"{self.name} ({self.config})"
 
+    @property
+    def closing(self) -> bool:
+        """Whether the device is closed, or on the way there."""
+        return self._closing or self.state is State.CLOSED
+
     def open(self) -> Deferred[None]:
         """Attach to the ring and open the backstore, unless that is under way already.
 
@@ -102,8 +117,8 @@ class Device:
             Deferred.fromCoroutine(self._open()).addBoth(self._opened.resolve)
         return self._opened.wait()
 
-    def closed(self) -> Deferred[bool]:
-        """Return a Deferred that fires when the device is closed (true), or was given up (false)."""
+    def closed(self) -> Deferred[None]:
+        """Return a Deferred that fires when the device is closed."""
         return self._closed.wait()
 
     async def _open(self) -> None:
@@ -113,7 +128,7 @@ class Device:
             self.state = State.CLOSED
             self._log.error("{device} is refused: {error}", device=self, error=error)
             self._attached.resolve(False)
-            self._closed.resolve(True)
+            self._closed.resolve(None)
             raise
         self._attached.resolve(True)
         if self._closing:
@@ -123,7 +138,8 @@ class Device:
             problem = await opened
             if isinstance(problem, ConfigError) and not self._settings.enabled:
                 # Whoever enables the device waits for this: he is told, and nothing is left behind.
-                await self.close(0)
+                self.close(0)
+                await self.closed()
                 raise problem
         else:
             self._log.warn("{device}: opening takes long; NOT READY until it ends", device=self)
@@ -134,6 +150,7 @@ class Device:
         """Make the device ours: open it, empty its ring of what a dead daemon left, make reader and tasks."""
         target = self._target
         self._settings = settings = await run(self._reactor, target.settings)
+        self._unit = LogicalUnit(UNREAD, max(1, settings.size // settings.block_size), settings.block_size)
         self._uio = uio = await self._open_uio()
         try:
             if settings.enabled:
@@ -142,7 +159,7 @@ class Device:
             await run(self._reactor, target.want_task_management)
             self._ring = ring = Ring(uio.memory, Task)
         except Exception:
-            uio.close()
+            self._close_uio()
             raise
         self._reader = reader = RingReader(self._reactor, uio, ring, self)
         deadline = DEADLINE_SHARE * settings.cmd_time_out if settings.cmd_time_out else None
@@ -172,31 +189,38 @@ class Device:
                 f"{settings.size} bytes are no whole number of blocks of {settings.block_size}: mend --size"
             )
         parameters = DeviceParameters(self.config, settings.size, settings.block_size, self._reactor, self._log)
-        backstore = await as_deferred(self._factory.open(parameters))
-        if not ICommandHandler.providedBy(backstore) and backstore.size != settings.size:
-            await as_deferred(backstore.close())
-            raise ConfigError(
-                f"{self.config} holds {backstore.size} bytes but the LUN has {settings.size}:"
-                f" make the LUN again with --size {backstore.size}"
-            )
-        return backstore
+        return await as_deferred(self._factory.open(parameters))
 
     def _serve(self, backstore: Any) -> None:
+        """Let ``backstore`` have the commands from now on.  :raise ConfigError: it is not one for this LUN."""
         if ICommandHandler.providedBy(backstore):
             self._handle = backstore.handle
         else:
-            self._handle = BlockCommands(backstore, self._settings, self._read_identity).handle
-        if self.state is not State.DRAINING:
-            self.state = State.SERVING
-            self._log.info("{device}: serving", device=self)
+            self._check_backstore(backstore)
+            commands = BlockCommands(backstore, self._settings, self._read_identity)
+            self._handle, self._unit = commands.handle, commands.unit
+        self._become(State.SERVING)
+
+    def _check_backstore(self, backstore: Any) -> None:
+        if not IBackstore.providedBy(backstore):
+            raise ConfigError(f"handler {self.config.handler} opened {backstore!r}, which does not provide IBackstore")
+        if backstore.size != self._settings.size:
+            raise ConfigError(
+                f"{self.config} holds {backstore.size} bytes but the LUN has {self._settings.size}:"
+                f" make the LUN again with --size {backstore.size}"
+            )
 
     def _degrade(self, error: BaseException) -> None:
-        if self.state is not State.DRAINING:
-            self.state = State.FENCED if isinstance(error, FencedError) else State.DEGRADED
+        self._become(State.FENCED if isinstance(error, FencedError) else State.DEGRADED)
         self._unready(error)
 
+    def _become(self, state: State) -> None:
+        if self.state in _LIVE and state is not self.state:
+            self.state = state
+            self._log.info("{device}: {state}", device=self, state=state.value)
+
     def _unready(self, error: BaseException) -> None:
-        self._handle = NotReadyCommands(error, self._settings, self._read_identity).handle
+        self._handle = NotReadyCommands(self._unit, error, self._read_identity).handle
 
     def _read_identity(self) -> Deferred[Any]:
         return run(self._reactor, self._target.identity)
@@ -207,20 +231,19 @@ class Device:
         """Hand ``task`` to the handler, and complete it or wait for its Deferred."""
         try:
             result = self._handle(task)
-        except Exception as error:
+        except BaseException as error:  # out of here it would take the reader away from the reactor
             self._command_failed(task, error)
             return
         if result is None:
             self._complete(task, GOOD)
-        elif isinstance(result, int):
-            self._complete(task, result)
-        else:
+        elif isinstance(result, Deferred) or iscoroutine(result):
             self._tasks.wait(task, as_deferred(result))
+        else:
+            self._tasks.end(task, result)
 
     def task_management_received(self, request: TaskManagement) -> None:
         """Abort the tasks that ``request`` names; the kernel answers the initiator."""
-        for task in request.commands:
-            self._tasks.abort(task, TASK_ABORTED)  # type: ignore[arg-type]  # the ring makes Tasks
+        self._tasks.abort_these(request.commands, TASK_ABORTED)  # type: ignore[arg-type]  # the ring makes Tasks
 
     def device_lost(self) -> None:
         """The kernel has unregistered the device."""
@@ -229,7 +252,7 @@ class Device:
 
     def ring_broken(self, error: RingError) -> None:
         """The ring holds what it cannot hold."""
-        self.state = State.BROKEN
+        self._become(State.BROKEN)
         self._log.critical(
             "{device}: the ring is broken, restart the daemon to reset it: {error}", device=self, error=error
         )
@@ -237,17 +260,25 @@ class Device:
     # Endings of commands
 
     def _command_failed(self, task: Task, error: BaseException) -> None:
-        writing = changes_medium(task.cdb)
-        status, sense = sense_of(error, writing=writing, block_size=self._settings.block_size)
-        self._complete(task, status, b"" if sense is None else sense.fixed())
+        try:
+            status, sense = sense_of(error, writing=changes_medium(task.cdb), block_size=self._settings.block_size)
+            sense_data = b"" if sense is None else sense.fixed()
+        except Exception as impossible:  # a sense key of 300, say
+            self._command_failed(task, impossible)
+            return
+        self._complete(task, status, sense_data)
         if isinstance(error, NotReadyError | FencedError):
             self._medium.lose(error)
-        elif not isinstance(error, BackstoreError | OSError | CancelledError):
-            self._log.failure("{device}: CDB {cdb} failed", device=self, cdb=task.cdb.hex())
-        elif not isinstance(error, CheckCondition | CancelledError):
-            self._log.error("{device}: CDB {cdb}: {error}", device=self, cdb=task.cdb.hex(), error=error)
+        elif isinstance(error, TCMUError | OSError | CancelledError):
+            if not isinstance(error, _EXPECTED):
+                self._log.error("{device}: CDB {cdb}: {error}", device=self, cdb=task.cdb.hex(), error=error)
+        else:
+            failure = Failure(error)  # type: ignore[no-untyped-call]
+            self._log.failure("{device}: CDB {cdb} failed", failure, device=self, cdb=task.cdb.hex())
 
     def _free_kept(self, cmd_id: int) -> None:
+        if self._closing:
+            return  # closing the device frees it, and nobody may touch configfs while a removal waits for us
         freeing = run(self._reactor, self._target.free_kept_buf, cmd_id)
         freeing.addErrback(lambda failure: self._log.failure("{device}: freeing a kept buffer", failure, device=self))
 
@@ -258,29 +289,46 @@ class Device:
 
         :param patience: seconds until what is outstanding is aborted, and again until the rest is given up.
         :return: fires with true when all is closed, or with false when patience is at an end: then the backstore
-            holds on to something, and all is closed when it lets go.
+            holds on to something, and all is closed when it lets go.  Every caller has a patience of his own; the
+            first one's tells when to abort.
         """
-        if not self._closing:
+        if not self.closing:
             self._closing = True
+            if self.state is State.ANNOUNCED:
+                self._attached.resolve(False)
+                self._opened.resolve(None)
             closed = Deferred.fromCoroutine(self._close(patience))
             closed.addErrback(lambda failure: self._log.failure("{device}: closing", failure, device=self))
-            within(self._reactor, 2 * patience, closed).addBoth(self._closed.resolve)
-        return self.closed()
+            closed.addCallback(self._closed.resolve)
+        return within(self._reactor, 2 * patience, self.closed())
 
     async def _close(self, patience: float) -> None:
         if not await self._attached.wait():
+            self.state = State.CLOSED
             return
         self.state = State.DRAINING
         self._reader.stop()
         if not await within(self._reactor, patience, self._tasks.idle()):
             aborted = self._tasks.abort_all(BUSY)
-            self._log.warn("{device}: {aborted} commands were aborted", device=self, aborted=aborted)
+            if aborted:
+                self._log.warn("{device}: {aborted} commands were aborted", device=self, aborted=aborted)
         self._reader.flush()
         await self._tasks.idle()
         self._tasks.stop()
         await self._medium.close()
         self._reader.flush()
         self._ring.close()
-        self._uio.close()
+        self._close_uio()
         self.state = State.CLOSED
         self._log.info("{device}: closed", device=self)
+
+    def _close_uio(self) -> None:
+        try:
+            self._uio.close()
+        except BufferError:
+            self._log.critical(
+                "{device}: somebody still holds a window of its ring, so the kernel keeps it busy until this daemon"
+                " ends; it is a mistake of handler {handler}",
+                device=self,
+                handler=self.config.handler,
+            )

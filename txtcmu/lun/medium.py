@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from txtcmu.errors import FencedError, TCMUError
-from txtcmu.interfaces import IBackstore
-from txtcmu.results import as_deferred
+from txtcmu.interfaces import ICommandHandler
+from txtcmu.results import Promise, as_deferred
 
 __all__ = ["Medium"]
 
@@ -27,7 +28,7 @@ class Medium:
 
     :param opener: opens the backstore; called anew for each attempt.
     :param idle: returns a Deferred that fires when no command uses the backstore any more.
-    :param ready: called with each backstore that was opened.
+    :param ready: called with each backstore that was opened; may refuse it by raising.
     :param away: called with the error when there is none, or none any more.
     :param name: of the device, for the log.
     """
@@ -51,62 +52,81 @@ class Medium:
         self._name = name
         self._backstore: Any = None
         self._lost: Any = None
-        self._work: Deferred[Any] | None = None
+        self._attempt: Promise | None = None
+        self._opening: Deferred[Any] | None = None
         self._timer: Any = None
         self._failures = 0
+        self._reported = ""
+        self._closing = False
 
     def open(self) -> Deferred[BaseException | None]:
         """Try to open the backstore; fires with the error of this first attempt, or ``None``."""
-        self._work = work = Deferred.fromCoroutine(self._attempt())
-        return work
+        self._attempt = attempt = Promise()
+        Deferred.fromCoroutine(self._try()).addBoth(attempt.resolve)
+        return attempt.wait()
 
     def lose(self, error: BaseException) -> None:
         """A command has found the backstore gone: close it when it is idle, then open it anew."""
         if self._backstore is None:
             return
-        self._log.error("{name}: the backstore is lost: {error}", name=self._name, error=error)
         self._lost, self._backstore = self._backstore, None
-        self._without(error)
+        self._without(error, "the backstore is lost")
 
     async def close(self) -> None:
         """Flush and close the backstore, which must be idle, and try no more to open one.  Errors are logged."""
+        self._closing = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._work is not None:
-            self._work.cancel()
-            await self._quietly("opening", self._work)
-        backstore, self._backstore = self._backstore or self._lost, None
+        if self._opening is not None:
+            self._opening.cancel()
+        if self._attempt is not None:
+            await self._attempt.wait()
+        backstore, self._backstore = self._backstore, None
         if backstore is not None:
-            if IBackstore.providedBy(backstore) and not backstore.read_only and self._lost is None:
+            if not ICommandHandler.providedBy(backstore) and not backstore.read_only:
                 await self._quietly("flushing", backstore.flush)
             await self._quietly("closing", backstore.close)
+        await self._close_lost()
 
-    async def _attempt(self) -> BaseException | None:
+    async def _try(self) -> BaseException | None:
         if self._lost is not None:
             await self._idle()
-            lost, self._lost = self._lost, None
-            await self._quietly("closing the lost backstore of", lost.close)
+            await self._close_lost()
+        if self._closing:
+            return None
         try:
-            self._backstore = await self._opener()
-        except CancelledError:
-            raise
-        except Exception as error:
-            if not isinstance(error, TCMUError | OSError):
-                self._log.failure("{name}: opening the backstore failed", name=self._name)
-            elif self._failures == 0:
-                self._log.error("{name}: {error}", name=self._name, error=error)
-            self._without(error)
+            self._opening = Deferred.fromCoroutine(self._opened())
+            self._backstore = await self._opening
+        except BaseException as error:  # whatever it is, it may have come from a handler
+            if not self._closing:
+                self._without(error, "opening the backstore failed")
             return error
         finally:
-            self._work = None
+            self._opening = None
         self._failures = 0
-        self._ready(self._backstore)
+        self._reported = ""
         return None
 
-    def _without(self, error: BaseException) -> None:
+    async def _opened(self) -> Any:
+        backstore = await self._opener()
+        try:
+            self._ready(backstore)
+        except Exception:
+            await self._quietly("closing", backstore.close)
+            raise
+        return backstore
+
+    def _without(self, error: BaseException, what: str) -> None:
+        if self._reported != repr(error):  # not the same again with each attempt
+            self._reported = repr(error)
+            if isinstance(error, TCMUError | OSError):
+                self._log.error("{name}: {what}: {error}", name=self._name, what=what, error=error)
+            else:
+                failure = Failure(error)  # type: ignore[no-untyped-call]
+                self._log.failure("{name}: {what}", failure, name=self._name, what=what)
         self._away(error)
-        if isinstance(error, FencedError):
+        if isinstance(error, FencedError) or self._closing:
             return
         delay = REOPEN_DELAYS[min(self._failures, len(REOPEN_DELAYS) - 1)]
         self._failures += 1
@@ -116,11 +136,14 @@ class Medium:
         self._timer = None
         self.open()
 
-    async def _quietly(self, doing: str, step: Callable[[], Any] | Deferred[Any]) -> None:
+    async def _close_lost(self) -> None:
+        lost, self._lost = self._lost, None
+        if lost is not None:
+            await self._quietly("closing", lost.close)
+
+    async def _quietly(self, doing: str, step: Callable[[], Any]) -> None:
         """Take ``step``; an error is logged and goes no further."""
         try:
-            await (step if isinstance(step, Deferred) else as_deferred(step()))
-        except CancelledError:
-            pass
+            await as_deferred(step())
         except Exception:
             self._log.failure("{name}: {doing} the backstore failed", name=self._name, doing=doing)

@@ -11,7 +11,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 
 from txtcmu.results import as_deferred
 
@@ -33,6 +33,7 @@ class BusyRanges:
         self._starts: list[int] = []
         self._ends: list[int] = []
         self._waiting: list[_Waiting] = []
+        self._resuming = False
 
     def run(self, start: int, end: int, function: Callable[..., Any], *args: Any) -> Any:
         """Return ``function(*args)``, called when no earlier call on an overlapping range is under way.
@@ -41,21 +42,25 @@ class BusyRanges:
         :return: what ``function`` returns, when that is at once; else a Deferred of it.  Cancelled while it
             waits, the call is never made; afterwards cancelling is ``function``'s.
         """
-        if self._starts and (self._is_busy(start, end) or self._is_awaited(start, end, len(self._waiting))):
+        if (self._starts or self._waiting) and self._must_wait(start, end):
             deferred: Deferred[Any] = Deferred(self._forget)
             self._waiting.append(_Waiting(start, end, deferred))
-            return deferred.addCallback(lambda _: self._call(start, end, function, args))
-        return self._call(start, end, function, args)
-
-    def _call(self, start: int, end: int, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+            return deferred.addCallback(self._resumed, start, end, function, args)
         result = function(*args)
         if result is None:
             return None
-        deferred = as_deferred(result)
+        self._begin(start, end)
+        return as_deferred(result).addBoth(self._ended, start)
+
+    def _resumed(self, _: None, start: int, end: int, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        # Under way before the call: it may end others, and so resume what waited for this one.
+        self._begin(start, end)
+        return maybeDeferred(function, *args).addBoth(self._ended, start)
+
+    def _begin(self, start: int, end: int) -> None:
         at = bisect_left(self._starts, start)
         self._starts.insert(at, start)
         self._ends.insert(at, end)
-        return deferred.addBoth(self._ended, start)
 
     def _ended(self, result: Any, start: int) -> Any:
         at = bisect_left(self._starts, start)
@@ -65,6 +70,9 @@ class BusyRanges:
             self._resume()
         return result
 
+    def _must_wait(self, start: int, end: int) -> bool:
+        return self._is_busy(start, end) or self._is_awaited(start, end, len(self._waiting))
+
     def _is_busy(self, start: int, end: int) -> bool:
         at = bisect_right(self._ends, start)
         return at < len(self._starts) and self._starts[at] < end
@@ -73,6 +81,9 @@ class BusyRanges:
         return any(each.start < end and start < each.end for each in self._waiting[:before])
 
     def _resume(self) -> None:
+        if self._resuming:
+            return  # the loop below goes on; a long queue of calls that end at once must not recurse
+        self._resuming = True
         at = 0
         while at < len(self._waiting):
             waiting = self._waiting[at]
@@ -82,6 +93,7 @@ class BusyRanges:
                 del self._waiting[at]
                 waiting.deferred.callback(None)
                 at = 0  # the call may have ended already, and others begun
+        self._resuming = False
 
     def _forget(self, deferred: Deferred[Any]) -> None:
         self._waiting = [each for each in self._waiting if each.deferred is not deferred]

@@ -47,6 +47,9 @@ class Target(Protocol):
     def identity(self) -> Identity:
         """Read the names that INQUIRY tells; final only once a LUN exports the device."""
 
+    def pending(self) -> int | None:
+        """Return the id by which to answer whoever still waits in ``enable``, or ``None`` when nobody can be."""
+
     def want_task_management(self) -> None:
         """Have the kernel put aborts into the ring (tmr_notification); no error where it cannot."""
 
@@ -90,7 +93,7 @@ class KernelTarget:
         return Identity(serial or hashlib.sha256(f"{self.name}/{self._uio.dev_config}".encode()).hexdigest()[:32])
 
     def pending(self) -> int | None:
-        """Return the id by which to answer whoever still waits in ``enable``, or ``None`` when nobody can be."""
+        """See :class:`Target`."""
         return None if self._backstore.enabled else self._backstore.device_id
 
     def want_task_management(self) -> None:

@@ -11,19 +11,26 @@ initiator is willing to wait.  So an aborted command ends in one of three ways:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from txtcmu.kernel.ring import Command, Ring
 from txtcmu.kernel.uio import RingReader
-from txtcmu.scsi.constants import BUSY, GOOD
+from txtcmu.scsi import constants as c
 
 __all__ = ["Task", "TaskSet"]
 
 _KEPT: Final = -1
+#: Tasks whose deadlines lie closer together than this, in seconds, share a timer.
+_DEADLINE_TICK: Final = 0.05
+# CHECK CONDITION is none of them, for it comes with sense data.
+_STATUSES: Final = frozenset(
+    {c.GOOD, c.CONDITION_MET, c.BUSY, c.RESERVATION_CONFLICT, c.TASK_SET_FULL, c.ACA_ACTIVE, c.TASK_ABORTED}
+)
 
 
 class Task(Command):
@@ -40,6 +47,17 @@ class Task(Command):
     since: float
     aborted: int | None
 
+    def release(self) -> None:
+        """See :meth:`Command.release`."""
+        try:
+            for buffer in self.buffers:
+                buffer.release()
+        except BufferError:
+            # What the handler made of a window (of ctypes, numpy) is still there, most likely in the frame that has
+            # just fired the Deferred.  That must not cost the command its end.
+            pass
+        self.buffers = []
+
 
 class TaskSet:
     """The outstanding tasks of one device on one ring.
@@ -50,6 +68,8 @@ class TaskSet:
     :param free_kept: called with the cmd_id of a kept command when its buffer can be freed; must not block.
     :param deadline: seconds after which a task is aborted with BUSY, ``None`` for never.
     """
+
+    _log = Logger()
 
     def __init__(
         self,
@@ -79,6 +99,15 @@ class TaskSet:
         self._ring.complete(task, status, sense)
         self._reader.completed()
 
+    def end(self, task: Task, result: object) -> None:
+        """End ``task`` with what its handler returned: a status, ``None`` for GOOD, or nonsense."""
+        if result is None:
+            self.complete(task, c.GOOD)
+        elif isinstance(result, int) and result in _STATUSES:
+            self.complete(task, result)
+        else:
+            self._failed(task, TypeError(f"a handler returned {result!r}, which is no status it may return"))
+
     def wait(self, task: Task, deferred: Deferred[Any]) -> None:
         """End ``task`` with the status that ``deferred`` fires with (``None`` = GOOD), or as its failure says."""
         task.deferred = deferred
@@ -94,7 +123,10 @@ class TaskSet:
         if task not in self._waiting or task.aborted is not None:
             return
         task.aborted = status
-        task.deferred.cancel()
+        try:
+            task.deferred.cancel()
+        except Exception:
+            self._log.failure("a handler does not let itself be cancelled")
         if task in self._waiting and self._ring.supports_keep_buf:
             self._ring.complete(task, status, keep=True)
             task.aborted = _KEPT
@@ -103,9 +135,13 @@ class TaskSet:
     def abort_all(self, status: int) -> int:
         """Abort every task; return how many there were that had not been."""
         tasks = [task for task in self._waiting if task.aborted is None]
-        for task in tasks:
-            self.abort(task, status)
+        self.abort_these(tasks, status)
         return len(tasks)
+
+    def abort_these(self, tasks: Sequence[Task], status: int) -> None:
+        """Abort ``tasks``, the newest first: what waits for an older one is not begun just to be aborted."""
+        for task in reversed(tasks):
+            self.abort(task, status)
 
     def idle(self) -> Deferred[None]:
         """Return a Deferred that fires when every handler has let go of every task."""
@@ -121,9 +157,9 @@ class TaskSet:
             self._timer.cancel()
             self._timer = None
 
-    def _succeeded(self, status: int | None, task: Task) -> None:
+    def _succeeded(self, result: object, task: Task) -> None:
         if self._let_go(task):
-            self.complete(task, GOOD if status is None else status)
+            self.end(task, result)
         self._check_idle()
 
     def _errored(self, failure: Failure, task: Task) -> None:
@@ -156,10 +192,8 @@ class TaskSet:
     def _check_deadline(self) -> None:
         assert self._deadline is not None
         self._timer = None
-        expired = self._reactor.seconds() - self._deadline
-        for task in list(self._waiting):
-            if task.since > expired:
-                if self._timer is None and task in self._waiting:
-                    self._timer = self._reactor.callLater(task.since - expired, self._check_deadline)
-                break
-            self.abort(task, BUSY)
+        expired = self._reactor.seconds() - self._deadline + _DEADLINE_TICK
+        self.abort_these([task for task in self._waiting if task.since <= expired], c.BUSY)
+        oldest = next((task.since for task in self._waiting if task.since > expired), None)
+        if oldest is not None and self._timer is None:
+            self._timer = self._reactor.callLater(oldest - expired + _DEADLINE_TICK, self._check_deadline)

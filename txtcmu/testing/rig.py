@@ -34,7 +34,10 @@ class FakeTarget:
     """The kernel's side of a device (:class:`~txtcmu.lun.target.Target`) on a fake kernel.
 
     :ivar calls: the names of the methods called so far.
+    :ivar device_id: what netlink calls the device.
     """
+
+    device_id = 1
 
     def __init__(self, kernel: FakeKernel, settings: Settings, name: str = "fake") -> None:
         self.name = name
@@ -63,6 +66,11 @@ class FakeTarget:
         """Return a serial number made for tests."""
         self.calls.append("identity")
         return Identity("0123456789abcdef0123456789abcdef")
+
+    def pending(self) -> int | None:
+        """Return the device id until the device is enabled."""
+        self.calls.append("pending")
+        return None if self._settings.enabled else self.device_id
 
     def want_task_management(self) -> None:
         """Switch TMR entries on."""

@@ -136,4 +136,4 @@ class BlockCommands(UnitCommands):
         asked = start_stop_unit(self.unit, command.cdb)
         if asked.start is not None:
             self._stopped = not asked.start
-        return self._io.flush() if asked.flush and not self.unit.read_only else None
+        return self._io.flush() if asked.flush else None

@@ -9,8 +9,7 @@ from twisted.internet.defer import Deferred
 
 from txtcmu.errors import CheckCondition, ConfigError, FencedError
 from txtcmu.interfaces import ICommand
-from txtcmu.lun.commands.base import UNREAD, UnitCommands
-from txtcmu.lun.target import Settings
+from txtcmu.lun.commands.base import UnitCommands
 from txtcmu.scsi import constants as c
 from txtcmu.scsi.opcodes import find
 from txtcmu.scsi.sense import Sense
@@ -22,11 +21,12 @@ __all__ = ["NotReadyCommands"]
 class NotReadyCommands(UnitCommands):
     """Answers NOT READY to all but INQUIRY, REQUEST SENSE and REPORT SUPPORTED OPERATION CODES.
 
+    :param unit: what the disk was when it was last ready: one that loses its features while it is away would keep
+        its initiators from using them ever after.
     :param error: why.  What a person must mend is MANUAL INTERVENTION REQUIRED, all else is BECOMING READY.
     """
 
-    def __init__(self, error: BaseException, settings: Settings, identify: Callable[[], Deferred[Identity]]) -> None:
-        unit = LogicalUnit(UNREAD, max(1, settings.size // settings.block_size), settings.block_size)
+    def __init__(self, unit: LogicalUnit, error: BaseException, identify: Callable[[], Deferred[Identity]]) -> None:
         super().__init__(unit, identify)
         manual = isinstance(error, ConfigError | FencedError)
         self._code = c.MANUAL_INTERVENTION_REQUIRED if manual else c.BECOMING_READY

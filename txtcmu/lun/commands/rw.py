@@ -5,7 +5,7 @@ from __future__ import annotations
 from inspect import iscoroutine
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 
 from txtcmu.interfaces import IForceUnitAccess, IVectoredBackstore
 from txtcmu.iovec import gather, scatter, zero_from
@@ -67,13 +67,19 @@ class BlockIO:
         return result
 
     def flush(self) -> Deferred[None] | None:
-        """Make durable what was written."""
-        return _ended(self._backstore.flush())
+        """Make durable what was written, which is nothing when the backstore is read-only."""
+        return None if self._backstore.read_only else _ended(self._backstore.flush())
 
     def discard(self, extents: list[tuple[int, int]]) -> Deferred[None] | None:
         """Give back each ``(offset, length)``; the first failure is reported when all have ended."""
-        results = [self._busy.run(offset, offset + length, self._discard, offset, length) for offset, length in extents]
-        waiting = [result for result in results if result is not None]
+        waiting = []
+        for offset, length in extents:
+            try:
+                result = self._busy.run(offset, offset + length, self._discard, offset, length)
+            except Exception:
+                result = fail()  # the command must not end before the extents that are under way
+            if result is not None:
+                waiting.append(result)
         return all_of(waiting) if waiting else None
 
     def _write(self, offset: int, buffers: list[memoryview]) -> Deferred[None] | None:
