@@ -2,6 +2,7 @@
 
 import compileall
 import contextlib
+import fcntl
 import os
 import re
 import secrets
@@ -54,6 +55,8 @@ class Machine:
         CACHE.mkdir(parents=True, exist_ok=True)
         _prune()
         self.directory = Path(tempfile.mkdtemp(dir=CACHE, prefix="run-"))
+        self._in_use = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(self._in_use, fcntl.LOCK_EX)
         self.share = self.directory / "share"
         self.share.mkdir()
 
@@ -126,6 +129,7 @@ class Machine:
             self._process.wait()
         if not keep:
             shutil.rmtree(self.directory, ignore_errors=True)
+        os.close(self._in_use)
 
     def console_tail(self, lines: int = 40) -> str:
         """Return the end of the console, which shows the kernel's messages, and of what QEMU itself complained of."""
@@ -181,7 +185,20 @@ def _compile_sources() -> None:
 
 
 def _prune() -> None:
-    """Remove the oldest directories of failed runs."""
-    runs = sorted(CACHE.glob("run-*"), key=lambda path: path.stat().st_mtime)
+    """Remove the oldest directories of failed runs, but none that a guest is using now."""
+    runs = sorted(CACHE.glob("run-*"), key=_age, reverse=True)
     for path in runs[:-KEPT_RUNS]:
-        shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(directory)
+
+
+def _age(path: Path) -> float:
+    """Return for how long nothing was made in the directory; a vanished one counts as young."""
+    with contextlib.suppress(FileNotFoundError):
+        return time.time() - path.stat().st_mtime
+    return 0.0
