@@ -155,7 +155,9 @@ class Ring:
         if count == 1:
             buffers, total = [self._window(base, size)], size
         elif count:
-            iovecs = abi.IOVEC.iter_unpack(memory[at + abi.IOVECS_OFFSET :][: count * abi.IOVEC.size])
+            # Of a copy: an iterator over a memoryview, caught in a garbage cycle with an exception's traceback,
+            # crashes Python before 3.12.7 (CPython issue 77894).
+            iovecs = abi.IOVEC.iter_unpack(bytes(memory[at + abi.IOVECS_OFFSET :][: count * abi.IOVEC.size]))
             buffers = [self._window(base, size) for base, size in iovecs]
             total = sum(map(len, buffers))
         else:
