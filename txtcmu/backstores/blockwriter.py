@@ -146,7 +146,8 @@ class BlockWriter:
                     await self._store_image(block, image)
                     return image
                 except PreconditionFailed as refused:
-                    self._refused(block, refused)
+                    if not isinstance(refused, MaybeMine):
+                        self._warn(block)
                     image = None
         except ObjectStoreError as error:
             raise translated(error) from None
@@ -159,6 +160,8 @@ class BlockWriter:
         if state is None or (state != ABSENT and not whole):
             key = layout.key(block)
             found: StoredObject | None = await (self._store.head(key) if whole else self._store.get(key))
+            if state is not None and (found is None or found.etag != state):
+                self._warn(block)
             self._states.learn(block, found)
             content = None if whole else layout.content(found, 0, layout.block_size)
             if content is not None:
@@ -217,8 +220,8 @@ class BlockWriter:
         etag: str = receipt.etag
         return etag
 
-    def _refused(self, block: int, refused: PreconditionFailed) -> None:
-        if not isinstance(refused, MaybeMine) and not self._warned:
+    def _warn(self, block: int) -> None:
+        if not self._warned:
             self._warned = True
             self._log.warn(
                 "{key} was changed by somebody else: a late request of an earlier daemon, or another writer on this"

@@ -49,6 +49,8 @@ class S3Factory:
 
     host: str = Factory(socket.gethostname)
     _open: set[tuple[str, str]] = Factory(set)
+    # What is known of buckets: whether conditions on DELETE count, and whether etags go in quotes.
+    _probed: dict[str, tuple[bool, bool]] = Factory(dict)
 
     name = "s3"
     summary = "a disk in an S3 bucket"
@@ -110,6 +112,7 @@ request_timeout=10         seconds for one attempt of a small request"""
                 takeover=config.choice("takeover", ("no", "yes")) == "yes",
                 now=parameters.reactor.seconds,
                 log=parameters.log,
+                honours_delete=lambda: self._probe(store, prefix),
                 make=f"txtcmu create s3/{config.path} --new --size SIZE",
                 closed=lambda: self._open.discard(place),
             )
@@ -121,6 +124,17 @@ request_timeout=10         seconds for one attempt of a small request"""
             if isinstance(error, ObjectStoreError):
                 raise ConfigError(f"s3: {error}") from None
             raise
+
+    async def _probe(self, store: Any, prefix: str) -> bool:
+        """Try a bucket's honesty once in a daemon's life; it takes seconds."""
+        from txtcmu.objectstore.probe import probe
+
+        base = store.settings.base
+        if base not in self._probed:
+            deletes = await probe(store, prefix)
+            self._probed[base] = (deletes, store.quote_etags)
+        deletes, store.quote_etags = self._probed[base]
+        return deletes
 
     def _settings(self, config: DeviceConfig) -> tuple[Any, str, int]:
         """Return where the bucket is, the prefix of a disk's keys, and the size of a new one's blocks."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from secrets import token_hex
 from typing import Any
 
@@ -15,7 +15,6 @@ from txtcmu.backstores.blockwriter import BlockWriter
 from txtcmu.backstores.s3blocks import S3Blocks
 from txtcmu.errors import ConfigError, PreconditionFailed
 from txtcmu.objectstore.objects import MaybeMine
-from txtcmu.objectstore.probe import probe
 
 __all__ = ["create_disk", "open_disk"]
 
@@ -56,11 +55,13 @@ async def open_disk(
     now: Callable[[], float],
     log: Logger,
     make: str,
+    honours_delete: Callable[[], Awaitable[bool]],
     closed: Callable[[], None],
 ) -> S3Blocks:
     """Open a disk that exists.
 
     :param make: the command that makes it, for whoever forgot.
+    :param honours_delete: tells whether the store honours conditions on DELETE; fails when not even on PUT.
     """
     key = f"{prefix}{0:08x}"
     found = await store.head(key)
@@ -68,7 +69,7 @@ async def open_disk(
         raise ConfigError(f"s3: there is no object {key}, so there is no disk; make it: {make}")
     size, block_size = block_size_of(found)
     layout = BlockFormat(prefix, size, block_size)
-    deletes = await probe(store, prefix)
+    deletes = await honours_delete()
     session = Session(store, prefix, host, now)
     await session.begin(takeover)
     if session.unclean:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from secrets import token_hex
 from typing import Any
 
-from twisted.internet.defer import DeferredList
+from twisted.internet.defer import Deferred, DeferredList
 
 from txtcmu.errors import ObjectStoreError, PreconditionFailed, StoreUnavailable
 from txtcmu.objectstore.objects import MaybeMine, Receipt
@@ -17,7 +17,7 @@ from txtcmu.objectstore.s3 import S3ObjectStore
 __all__ = ["probe"]
 
 _ROUNDS = 3
-_RACERS = 8
+_RACERS = 4  # SeaweedFS lets each loser wait for a second or two
 
 
 async def probe(store: Any, prefix: str) -> bool:
@@ -27,17 +27,25 @@ async def probe(store: Any, prefix: str) -> bool:
     :raise ObjectStoreError: it does not even honour those on PUT.
     :raise StoreUnavailable: requests went astray, so nothing can be said.
     """
-    for _ in range(_ROUNDS):
-        key = f"{prefix}txtcmu-probe-{token_hex(8)}"
-        etag = await _race(store, key, None)
-        if isinstance(store, S3ObjectStore) and store.quote_etags:
-            etag = await _learn_quotes(store, key, etag)
-        etag = await _race(store, key, etag)
-        honest = await _refuses(store.delete(key, if_match="0" * 32))
-        if honest:
-            await store.delete(key, if_match=etag)
-        else:
-            await store.delete(key)
+    if isinstance(store, S3ObjectStore):
+        await _learn_quotes(store, _name(prefix))
+    rounds = [Deferred.fromCoroutine(_round(store, _name(prefix))) for _ in range(_ROUNDS)]
+    results: list[tuple[bool, Any]] = await DeferredList(rounds, consumeErrors=True)
+    for success, result in results:
+        if not success:
+            result.raiseException()
+    return all(honest for _, honest in results)
+
+
+def _name(prefix: str) -> str:
+    return f"{prefix}txtcmu-probe-{token_hex(8)}"
+
+
+async def _round(store: Any, key: str) -> bool:
+    etag = await _race(store, key, None)
+    etag = await _race(store, key, etag)
+    honest = await _refuses(store.delete(key, if_match="0" * 32))
+    await store.delete(key, if_match=etag if honest else None)
     return honest
 
 
@@ -68,13 +76,12 @@ async def _race(store: Any, key: str, etag: str | None) -> str:
     return receipt.etag
 
 
-async def _learn_quotes(store: S3ObjectStore, key: str, etag: str) -> str:
-    """Find out whether conditions take the etag in quotes, and return the etag of what was written for it."""
-    try:
-        return (await store.put(key, token_hex(8).encode(), if_match=etag)).etag
-    except PreconditionFailed:
+async def _learn_quotes(store: S3ObjectStore, key: str) -> None:
+    """Find out whether conditions take the etag in quotes, as the standard has it, or bare, as radosgw does."""
+    etag = (await store.put(key, token_hex(8).encode())).etag
+    if await _refuses(store.put(key, token_hex(8).encode(), if_match=etag)):
         store.quote_etags = False
-        return (await store.put(key, token_hex(8).encode(), if_match=etag)).etag
+    await store.delete(key)
 
 
 async def _refuses(request: Any) -> bool:

@@ -164,7 +164,8 @@ class FakeS3(Resource):
         def respond() -> None:
             if not gone:
                 self._respond(request, method, fault, answer)
-                self._agent.flush()
+                if fault.answered:
+                    self._agent.flush()
 
         if fault.applied is not None:
             self._after(fault.applied, apply)
