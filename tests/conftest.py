@@ -1,5 +1,14 @@
-"""Fixtures for all tests."""
+"""What all tests share."""
 
-from __future__ import annotations
+from collections.abc import Iterator
+from pathlib import Path
 
-from tests.servers import seaweedfs as seaweedfs
+import pytest
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Have trial's ``mktemp``, which makes directories where it stands, do so in a place of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("scratch"))
+        yield

@@ -21,6 +21,9 @@ __all__ = ["create"]
 
 # What one command may carry: the kernel's own default, 128 blocks, costs large transfers much of their speed.
 _LARGEST_TRANSFER = 1 << 20
+# Seconds until the kernel gives a command up.  Its default of 30 is little for a daemon that has to be started again
+# on a busy host, and while it waits nothing is lost; a hung backstore is the daemon's own deadline's business.
+_CMD_TIME_OUT = 120
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 _LONGEST_NAME = 64
 
@@ -148,7 +151,13 @@ def _make_backstore(world: Environment, dev_config: str, name: str, size: int, b
         "hw_block_size": block_size,
         "hw_max_sectors": _LARGEST_TRANSFER // block_size,
     }
-    return Backstore.create(name, control, world.configfs)
+    made = Backstore.create(name, control, world.configfs)
+    try:
+        made.set_attribute("cmd_time_out", _CMD_TIME_OUT)
+    except KernelError:
+        _undo(made)
+        raise
+    return made
 
 
 def _enable_and_export(
