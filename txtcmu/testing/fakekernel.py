@@ -209,10 +209,10 @@ class FakeKernel(FakeDevice):
 
     def closed(self, leaked: bool) -> None:
         """The UIO device was closed; what it kept is freed, what is in flight stays."""
-        before = len(self.violations)
         self._user = None
-        if leaked:
+        if leaked:  # the file itself raises
             self.violations.append("windows of the map outlive its close: the device stays busy")
+        before = len(self.violations)
         self._look()
         kept = [command for command in self._commands.values() if command.kept]
         for command in kept:

@@ -35,7 +35,6 @@ class _Slot:
     length: int
     op: int
     cmd_id: int
-    iov_cnt: int
 
     def __str__(self) -> str:
         name = _NAMES.get(self.op, f"op {self.op}")
@@ -47,7 +46,7 @@ class Response:
     """What the kernel finds in the slot of a command that ``cmd_tail`` has passed.
 
     :ivar own_id: the id that this slot was issued with.
-    :ivar answered: whether any byte of the response was written; not to be told (then true) without iovecs.
+    :ivar answered: whether any byte of the slot differs from the request.
     """
 
     cmd_id: int
@@ -129,7 +128,7 @@ class FakeRing:
         for index, iovec in enumerate((*iovecs, *bidi)):
             abi.IOVEC.pack_into(entry, abi.IOVECS_OFFSET + abi.IOVEC.size * index, *iovec)
         entry[cdb_at : cdb_at + len(cdb)] = cdb
-        self._push(_Slot(offset, size, abi.OP_CMD, cmd_id, iov_cnt), entry)
+        self._push(_Slot(offset, size, abi.OP_CMD, cmd_id), entry)
 
     def push_tmr(self, kind: int, ids: Sequence[int]) -> None:
         """Queue a TMR entry; the caller has asked :meth:`has_room`."""
@@ -139,21 +138,21 @@ class FakeRing:
         abi.TMR.pack_into(entry, 0, size | abi.OP_TMR, 0, 0, 0, kind, len(ids))
         for index, cmd_id in enumerate(ids):
             abi.CMD_ID.pack_into(entry, abi.TMR_IDS_OFFSET + abi.CMD_ID.size * index, cmd_id)
-        self._push(_Slot(offset, size, abi.OP_TMR, 0, 0), entry)
+        self._push(_Slot(offset, size, abi.OP_TMR, 0), entry)
 
     def push_unknown(self, op: int, size: int) -> None:
         """Queue an entry of a kernel to come; the caller has asked :meth:`has_room`."""
         offset = self._pad_before(size)
         entry = bytearray(size)
         abi.HEADER.pack_into(entry, 0, size | op, 0, 0, 0)
-        self._push(_Slot(offset, size, op, 0, 0), entry)
+        self._push(_Slot(offset, size, op, 0), entry)
 
     def _pad_before(self, size: int) -> int:
         """Fill the end of the ring with a PAD if ``size`` does not fit there; return where the entry goes."""
         to_end = self.size - self.head
         if to_end < size:
             # Only the header of a PAD is written: behind it, as in the real one, old entries show.
-            self._push(_Slot(self.head, to_end, abi.OP_PAD, 0, 0), abi.HEADER.pack(to_end | abi.OP_PAD, 0, 0, 0))
+            self._push(_Slot(self.head, to_end, abi.OP_PAD, 0), abi.HEADER.pack(to_end | abi.OP_PAD, 0, 0, 0))
         return self.head
 
     def _push(self, slot: _Slot, entry: bytes | bytearray) -> None:
@@ -208,7 +207,7 @@ class FakeRing:
             read_len,
             entry[abi.SENSE_OFFSET :],
             slot.cmd_id,
-            slot.iov_cnt == 0 or entry != self._shadow[at : at + abi.ENTRY_SIZE],
+            entry != self._shadow[at : at + abi.ENTRY_SIZE],
         )
 
     def _check_refusal(self, slot: _Slot) -> None:
