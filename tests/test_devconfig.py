@@ -111,6 +111,15 @@ class OptionTests(SynchronousTestCase):
         for value in ("", "-1", "1e3", "\u0663", "7" * 5000, " 7"):
             self.assertRaises(ConfigError, DeviceConfig("f", "x", {"n": value}).integer, "n", 1, 0, 1 << 40)
 
+    def test_defaults_are_not_shown(self) -> None:
+        """Text made of a configuration holds what dev_config holds: no credentials of a profile reach a log."""
+        config = DeviceConfig.parse("s3/bucket/vol;region=eu").with_defaults(
+            {"secret_access_key": "hush", "region": "x"}
+        )
+        self.assertEqual(config.options, {"secret_access_key": "hush", "region": "eu"})
+        self.assertEqual(str(config), "s3/bucket/vol;region=eu")
+        self.assertNotIn("hush", repr(config.with_defaults({"more": "hush"})))
+
 
 class SizeTests(SynchronousTestCase):
     def test_sizes(self) -> None:

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from attrs import Factory, frozen
+from attrs import Factory, evolve, frozen
 
 from txtcmu.devconfig import DeviceConfig
 from txtcmu.errors import ConfigError
@@ -60,7 +60,7 @@ class Configuration:
         if name not in self.profiles:
             known = ", ".join(sorted(self.profiles)) or "none"
             raise ConfigError(f"{text}: there is no profile {name!r}; the configuration file has: {known}")
-        return DeviceConfig(config.handler, config.path, options).with_defaults(self.profiles[name])
+        return evolve(config, options=options).with_defaults(self.profiles[name])
 
 
 def load(path: Path | None = None) -> Configuration:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from attrs import Factory, evolve, frozen
+from attrs import Factory, evolve, field, frozen
 from twisted.logger import Logger
 
 from txtcmu.errors import ConfigError
@@ -31,7 +31,7 @@ def parse_size(text: str) -> int:
     return int(number) << (10 * ("KMGTPE".index(unit.upper()) + 1 if unit else 0))
 
 
-@frozen
+@frozen(repr=False)
 class DeviceConfig:
     """A dev_config taken apart, together with the options that the daemon's own configuration adds.
 
@@ -43,6 +43,8 @@ class DeviceConfig:
     handler: str
     path: str
     options: Mapping[str, str] = Factory(dict)
+    # Options that nobody wrote into dev_config: among them are credentials, and str() goes into logs.
+    _defaults: frozenset[str] = field(default=frozenset(), eq=False)
 
     @classmethod
     def parse(cls, text: str) -> DeviceConfig:
@@ -73,11 +75,16 @@ class DeviceConfig:
         return cls(handler, path, options)
 
     def __str__(self) -> str:
-        return ";".join([f"{self.handler}/{self.path}", *(f"{key}={value}" for key, value in self.options.items())])
+        own = (f"{key}={value}" for key, value in self.options.items() if key not in self._defaults)
+        return ";".join([f"{self.handler}/{self.path}", *own])
+
+    def __repr__(self) -> str:
+        return f"<DeviceConfig {self}>"
 
     def with_defaults(self, defaults: Mapping[str, str]) -> DeviceConfig:
-        """Return the same with ``defaults`` for the options it does not give itself."""
-        return evolve(self, options={**defaults, **self.options})
+        """Return the same with ``defaults`` for the options it does not give itself; ``str()`` does not show them."""
+        added = self._defaults | (defaults.keys() - self.options.keys())
+        return evolve(self, options={**defaults, **self.options}, defaults=added)
 
     def refuse_unknown(self, known: frozenset[str]) -> None:
         """Raise :class:`ConfigError` for an option that is not in ``known``, so that none is silently ignored."""

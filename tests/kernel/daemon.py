@@ -32,6 +32,7 @@ class Daemon:
 
     def __init__(self, logs: Path, *handlers: str) -> None:
         self._logs = logs
+        logs.mkdir(exist_ok=True)
         self._arguments = ["--config", str(configuration())]
         self._arguments += [argument for handler in handlers for argument in ("--handler", handler)]
         self._process: subprocess.Popen[bytes] | None = None

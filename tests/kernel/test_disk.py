@@ -59,20 +59,23 @@ def daemon(handler: str, guest_logs: Path) -> Iterator[Daemon]:
 
 def test_file_system(daemon: Daemon, dev_config: str, tmp_path: Path) -> None:
     """A file system is made, filled and checked, and what was copied is what is read back."""
+    source, mount = tmp_path / "source", tmp_path / "mount"
+    mount.mkdir()
+    run("cp", "-r", PACKAGE, source)  # the checkout may change meanwhile, this copy does not
     with disk("fs", dev_config, SIZE) as path:
         run("mkfs.ext4", "-q", path)
-        run("mount", path, tmp_path)
+        run("mount", path, mount)
         try:
-            run("cp", "-r", PACKAGE, tmp_path / "copy")
+            run("cp", "-r", source, mount / "copy")
         finally:
-            run("umount", tmp_path)
+            run("umount", mount)
         run("e2fsck", "-fn", path)
         Path("/proc/sys/vm/drop_caches").write_text("3")
-        run("mount", "-o", "ro", path, tmp_path)
+        run("mount", "-o", "ro", path, mount)
         try:
-            run("diff", "-r", PACKAGE, tmp_path / "copy")
+            run("diff", "-r", source, mount / "copy")
         finally:
-            run("umount", tmp_path)
+            run("umount", mount)
 
 
 def test_fio(daemon: Daemon, dev_config: str) -> None:
