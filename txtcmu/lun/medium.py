@@ -113,7 +113,7 @@ class Medium:
         try:
             self._ready(backstore)
         except Exception:
-            await self._quietly("closing", backstore.close)
+            await self._quietly("closing", lambda: backstore.close())  # which it may not even have
             raise
         return backstore
 

@@ -99,12 +99,20 @@ class FakeReactor(Clock):
             work()
 
     def turn(self, turns: int = 1) -> None:
-        """Let the reactor turn: readable descriptors are read, and what is due now is called."""
+        """Let the reactor turn: readable descriptors are read, and what is due now is called.
+
+        As in a real one, what becomes due meanwhile has to wait for the next turn.
+        """
         for _ in range(turns):
+            due = [call for call in self.calls if call.getTime() <= self.seconds()]
             readable = {reader.fileno(): reader for reader in self.readers if reader.fileno() >= 0}
             for descriptor in select.select(list(readable), [], [], 0)[0]:
                 readable[descriptor].doRead()
-            self.advance(0)
+            for call in due:
+                if call.active():
+                    self.calls.remove(call)
+                    call.called = 1
+                    call.func(*call.args, **call.kw)
 
     def settle(self, limit: int = 1000) -> None:
         """Turn until nothing is readable and nothing is due now."""
