@@ -71,6 +71,14 @@ class Bench:
     async def _honours_delete(self) -> bool:
         return self.fake.delete_conditions
 
+    def kill(self, disk: S3Blocks) -> None:
+        """Let a disk's daemon die: what it sent is under way, but nothing follows."""
+
+        async def dead(*_: Any) -> Any:
+            raise SystemError("killed")
+
+        disk._store._attempt = dead
+
     def write(self, disk: S3Blocks, offset: int, data: bytes) -> None:
         """Write, and wait for it."""
         self.run(disk.write(offset, memoryview(data)))

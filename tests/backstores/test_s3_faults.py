@@ -38,7 +38,8 @@ class LateRequestTests(SynchronousTestCase):
         self.bench.run(self.disk.discard(block * BLOCK, BLOCK))
 
     def crash(self) -> None:
-        """Open the disk as the successor of a daemon that was killed."""
+        """Kill the daemon, and open the disk as its successor."""
+        self.bench.kill(self.disk)
         self.disk = self.bench.open()
 
     def reopen(self) -> None:
@@ -162,6 +163,30 @@ class LateRequestTests(SynchronousTestCase):
         self.fake.faults.clear()
         self.assertFalse(self.disk._states.settled)
         self.reopen()
+        self.write(1, C)
+        self.write(1, A)
+        self.assert_holds(1, A)
+
+    def test_haunting_outlives_a_clean_close(self) -> None:
+        """What haunts a block is in its object, for whoever opens the disk later."""
+        self.write(1, A)
+        self.script(Fault.late(HOUR, method="PUT"))
+        self.write(1, B)
+        self.write(1, C)
+        self.reopen()
+        self.assertFalse(self.disk._session.unclean)
+        self.write(1, A)
+        self.assert_holds(1, A)
+
+    def test_killed_between_attempts(self) -> None:
+        """One attempt has landed when the daemon dies, another has not: the successor sees only the landed one."""
+        self.write(1, A)
+        self.script(Fault.late(HOUR, method="PUT"), Fault(method="PUT", answered=None))
+        _, outcome = start(self.disk.write(BLOCK, memoryview(B)))
+        while self.bench.stored(1).data != B:
+            self.bench.clock.advance(1.0)
+        self.assertEqual(outcome, [])
+        self.crash()
         self.write(1, C)
         self.write(1, A)
         self.assert_holds(1, A)
