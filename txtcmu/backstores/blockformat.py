@@ -1,8 +1,9 @@
 """How a disk lies in a bucket, one object for each block: the layout of s3backer.
 
 Block ``n`` is the object ``PREFIX%08x``; a block without one is zeroes.  Block 0 always exists, and its metadata
-tell the disk's size.  s3backer reads and writes such a disk unless one of the two following is there, which txtcmu
-leaves behind after requests of unknown outcome only, and replaces with the next write to the block:
+tell the disk's size.  Two things that s3backer does not know are left behind after requests of unknown outcome (and
+holes where the store does not honour conditions on DELETE); the next write of the block replaces them, and s3backer
+answers a read of such a block with an I/O error:
 
 *A tail*: random bytes behind the block's own, which give the object an etag that its content alone would not have.
 

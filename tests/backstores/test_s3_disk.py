@@ -1,0 +1,202 @@
+"""Making and opening disks in a bucket: configuration, markers, what is refused and with which line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import evolve
+from twisted.internet.task import Clock
+from twisted.plugin import IPlugin
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from tests.backstores.s3support import BLOCK, PREFIX, Bench
+from txtcmu.backstores.s3 import S3Factory
+from txtcmu.backstores.s3disk import create_disk
+from txtcmu.devconfig import DeviceConfig
+from txtcmu.errors import ConfigError, MediumError, ObjectStoreError
+from txtcmu.interfaces import IBackstoreFactory
+from txtcmu.objectstore.objects import StoredObject
+from txtcmu.objectstore.probe import probe
+from txtcmu.objectstore.settings import CONNECTION_OPTIONS, S3Settings
+from txtcmu.testing.fakes3 import FakeS3, Fault
+
+MARKER = PREFIX + "s3backer-mounted"
+
+
+class FactoryTests(SynchronousTestCase):
+    def check(self, dev_config: str, **options: str) -> str | None:
+        """Return what the factory finds wrong."""
+        config = DeviceConfig.parse(dev_config)
+        return S3Factory().check(evolve(config, options={**options, **config.options}))
+
+    def test_interface(self) -> None:
+        """It is a plugin, and knows the options of the connection."""
+        factory = S3Factory()
+        verifyObject(IBackstoreFactory, factory)
+        verifyObject(IPlugin, factory)
+        self.assertLess(CONNECTION_OPTIONS, factory.options)
+        for option in factory.options:
+            self.assertIn(option, factory.config_help)
+
+    def test_good_configurations(self) -> None:
+        """Endpoint and credentials come as options."""
+        self.assertIsNone(self.check("s3/bucket/disk"))
+        self.assertIsNone(self.check("s3/bucket/a/b/c;object_size=4K;layout=blocks"))
+        self.assertIsNone(self.check("s3/bucket", endpoint="http://127.0.0.1:8333", connections="4"))
+
+    def test_bad_configurations(self) -> None:
+        """Each is refused with one line that names the option."""
+        for dev_config, options, word in (
+            ("s3/b_ä/disk", {}, "bucket name"),
+            ("s3/bucket/disk;object_size=48K", {}, "power of two"),
+            ("s3/bucket/disk;object_size=2K", {}, "object_size"),
+            ("s3/bucket/disk;layout=tape", {}, "layout"),
+            ("s3/bucket/disk", {"endpoint": "127.0.0.1"}, "URL"),
+            ("s3/bucket/disk", {"access_key_id": "x"}, "secret_access_key"),
+            ("s3/bucket/disk", {"connections": "0"}, "connections"),
+            ("s3/bucket/disk", {"addressing": "dns"}, "addressing"),
+        ):
+            problem = self.check(dev_config, **options)
+            self.assertIn(word, problem or "")
+
+    def test_addressing(self) -> None:
+        """The bucket goes into the host name at AWS, into the path elsewhere."""
+        for settings, base in (
+            (S3Settings("disks", region="eu-1"), "https://disks.s3.eu-1.amazonaws.com"),
+            (S3Settings("di.sks", region="eu-1"), "https://s3.eu-1.amazonaws.com/di.sks"),
+            (S3Settings("disks", "http://host:8333"), "http://host:8333/disks"),
+            (S3Settings("disks", "http://host:8333", addressing="virtual"), "http://disks.host:8333"),
+        ):
+            self.assertEqual(settings.base, base)
+
+
+class CreateTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        """Start with an empty store."""
+        self.bench = Bench()
+
+    def create(self, size: int | None) -> None:
+        """Make a disk of 4 KiB blocks."""
+        self.bench.run(create_disk(self.bench.fake.connect(), PREFIX, size, BLOCK))
+
+    def test_creates_block_zero(self) -> None:
+        """The disk is one object, whose metadata s3backer understands."""
+        self.create(8 * BLOCK)
+        stored = self.bench.stored(0)
+        self.assertEqual(stored.data, bytes(BLOCK))
+        self.assertEqual(stored.metadata["s3backer-filesize"], "32768")
+        self.assertEqual(stored.metadata["s3backer-blocksize"], "4096")
+        self.assertEqual(len(self.bench.fake.objects.objects), 1)
+
+    def test_refuses_what_exists(self) -> None:
+        """An existing disk is left alone, even if its block 0 is missing."""
+        self.create(8 * BLOCK)
+        with self.assertRaisesRegex(ConfigError, "exists"):
+            self.create(16 * BLOCK)
+        objects = self.bench.fake.objects.objects
+        objects[PREFIX + "00000005"] = evolve(objects.pop(PREFIX + "00000000"), key=PREFIX + "00000005")
+        with self.assertRaisesRegex(ConfigError, "00000005 exists"):
+            self.create(16 * BLOCK)
+
+    def test_refuses_sizes(self) -> None:
+        """The size is a number of whole blocks."""
+        for size in (None, 0, BLOCK + 512, BLOCK << 33):
+            with self.assertRaisesRegex(ConfigError, "size"):
+                self.create(size)
+
+    def test_lost_reply(self) -> None:
+        """A create whose reply is lost recognises its own work."""
+        self.bench.fake.faults.append(Fault.lose_reply(method="PUT"))
+        self.create(8 * BLOCK)
+        self.assertEqual(self.bench.open().size, 8 * BLOCK)
+
+
+class OpenTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        """Make a disk."""
+        self.bench = Bench()
+        self.bench.create()
+        self.objects = self.bench.fake.objects.objects
+
+    def assert_refused(self, word: str, **arguments: Any) -> None:
+        """Assert that opening fails with a line that holds ``word``."""
+        with self.assertRaisesRegex(ConfigError, word):
+            self.bench.open(**arguments)
+
+    def test_detects_sizes(self) -> None:
+        """Size and block size come from the disk."""
+        disk = self.bench.open()
+        self.assertEqual((disk.size, disk.physical_block_size), (8 * BLOCK, BLOCK))
+
+    def test_missing(self) -> None:
+        """A disk that does not exist is not made."""
+        self.objects.clear()
+        self.assert_refused("txtcmu create")
+        self.assertEqual(self.objects, {})
+
+    def test_foreign_block_zero(self) -> None:
+        """Other objects of that name, and s3backer's compressed or encrypted disks, are refused."""
+        good = self.objects[PREFIX + "00000000"]
+        for bad, word in (
+            (evolve(good, encoding="deflate"), "compressed"),
+            (evolve(good, metadata={**good.metadata, "s3backer-hmac": "1"}), "encrypted"),
+            (evolve(good, metadata={}), "filesize"),
+            (evolve(good, data=good.data[:100], size=100), "100 bytes"),
+        ):
+            self.objects[PREFIX + "00000000"] = bad
+            self.assert_refused(word)
+
+    def test_foreign_block(self) -> None:
+        """A block of another length is a medium error at its place."""
+        disk = self.bench.open()
+        self.objects[PREFIX + "00000002"] = StoredObject(PREFIX + "00000002", "e", 9, b"too short")
+        with self.assertRaises(MediumError) as caught:
+            self.bench.read(disk, 2 * BLOCK + 512, 512)
+        self.assertEqual(caught.exception.offset, 2 * BLOCK + 512)
+
+    def test_mounted_by_s3backer(self) -> None:
+        """s3backer's marker is respected, and left."""
+        self.bench.run(self.bench.fake.objects.put(MARKER, b"host\n", metadata={"s3backer-mount-token": "00000001"}))
+        self.assert_refused("reset-mounted-flag")
+        self.assertEqual(self.objects[MARKER].data, b"host\n")
+
+    def test_marker_life(self) -> None:
+        """The marker, as s3backer reads it, is there while the disk is open."""
+        disk = self.bench.open()
+        self.assertRegex(self.objects[MARKER].metadata["s3backer-mount-token"], "^[0-9a-f]{8}$")
+        self.bench.run(disk.close())
+        self.assertEqual(list(self.objects), [PREFIX + "00000000"])
+
+    def test_unclean_end(self) -> None:
+        """The same host opens its disk again after it died; another one only when told to."""
+        self.bench.kill(self.bench.open())
+        self.assert_refused("takeover=yes", host="there")
+        self.assertTrue(self.bench.open()._session.unclean)
+        self.assertTrue(self.bench.open(host="there", takeover=True)._session.unclean)
+
+    def test_marker_is_a_race(self) -> None:
+        """Of two that open at the same time, one does."""
+        self.bench.fake.faults.append(Fault.refuse(412, "PreconditionFailed", method="PUT", key="mounted"))
+        self.assert_refused("somebody else")
+
+
+class ProbeTests(SynchronousTestCase):
+    def test_honest_store(self) -> None:
+        """An honest store passes, and nothing is left behind."""
+        bench = Bench()
+        self.assertTrue(bench.run(probe(bench.fake.connect(), PREFIX)))
+        self.assertEqual(bench.fake.objects.objects, {})
+
+    def test_no_conditional_delete(self) -> None:
+        """That DELETE ignores conditions is found out, and is no error."""
+        bench = Bench()
+        bench.fake.delete_conditions = False
+        self.assertFalse(bench.run(probe(bench.fake.connect(), PREFIX)))
+
+    def test_liar(self) -> None:
+        """A store that ignores conditions is refused with a line that says why."""
+        fake = FakeS3(Clock())
+        fake.conditions = False
+        with self.assertRaisesRegex(ObjectStoreError, "does not honour If-None-Match"):
+            Bench().run(probe(fake.connect(), PREFIX))
