@@ -415,5 +415,5 @@ class RingMachine(RuleBasedStateMachine):
 
 TestRingMachine = RingMachine.TestCase
 TestRingMachine.settings = settings(
-    derandomize=True, database=None, deadline=None, max_examples=400, stateful_step_count=50
+    derandomize=True, database=None, deadline=None, max_examples=200, stateful_step_count=50
 )
