@@ -11,17 +11,24 @@ from twisted.logger import Logger
 from twisted.trial.unittest import TestCase
 
 from tests.backstores.s3support import PREFIX
+from tests.servers import seaweedfs as seaweedfs
 from tools.servers.seaweedfs import SeaweedFS
 from txtcmu.backstores.s3 import S3Factory
 from txtcmu.backstores.s3blocks import S3Blocks
 from txtcmu.backstores.s3disk import create_disk, open_disk
 from txtcmu.devconfig import DeviceConfig, DeviceParameters
+from txtcmu.interfaces import IDiscard, IForceUnitAccess, IVectoredBackstore, IWriteZeroes
+from txtcmu.interfaces import IDiscard, IForceUnitAccess, IVectoredBackstore, IWriteZeroes
 from txtcmu.objectstore.memory import MemoryObjectStore
 from txtcmu.testing.contract import BackstoreContract
 from txtcmu.testing.fakes3 import FakeS3
 
 
-class MemoryTests(BackstoreContract, TestCase):
+class DiskContract(BackstoreContract):
+    companions = frozenset({IVectoredBackstore, IForceUnitAccess, IDiscard, IWriteZeroes})
+
+
+class MemoryTests(DiskContract, TestCase):
     object_size = 16 << 10
 
     def setUp(self) -> None:
@@ -40,7 +47,7 @@ class MemoryTests(BackstoreContract, TestCase):
             PREFIX,
             host="here",
             takeover=False,
-            now=reactor.seconds,  # type: ignore[attr-defined]
+            now=reactor.seconds,
             log=Logger(),
             make="",
             honours_delete=self.honours_delete,
@@ -70,7 +77,7 @@ class FakeTests(MemoryTests):
         self.store = FakeS3(Clock()).connect()
 
 
-class SeaweedFSTests(BackstoreContract, TestCase):
+class SeaweedFSTests(DiskContract, TestCase):
     factory = S3Factory("here")  # for all tests: the bucket is probed once
     size = 2 << 20
     rounds = 40
