@@ -18,7 +18,6 @@ from txtcmu.backstores.s3blocks import S3Blocks
 from txtcmu.backstores.s3disk import create_disk, open_disk
 from txtcmu.devconfig import DeviceConfig, DeviceParameters
 from txtcmu.interfaces import IDiscard, IForceUnitAccess, IVectoredBackstore, IWriteZeroes
-from txtcmu.interfaces import IDiscard, IForceUnitAccess, IVectoredBackstore, IWriteZeroes
 from txtcmu.objectstore.memory import MemoryObjectStore
 from txtcmu.testing.contract import BackstoreContract
 from txtcmu.testing.fakes3 import FakeS3
