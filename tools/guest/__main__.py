@@ -4,6 +4,7 @@ import argparse
 import os
 import signal
 import sys
+import termios
 from collections.abc import Sequence
 from functools import partial
 
@@ -54,6 +55,9 @@ def _run(options: argparse.Namespace) -> int:
     environment = dict(setting.partition("=")[::2] for setting in options.env)
     hardware = Hardware(options.memory, options.processors, options.counted)
     sinks = {"stdout": partial(_write, 1), "stderr": partial(_write, 2)}
+    terminal = None
+    if not options.command and sys.stdin.isatty():
+        terminal = termios.tcgetattr(0)  # QEMU sets it to raw, and is killed before it could restore it
     try:
         with Machine(options.command, sinks, environment, hardware) as machine:
             status = machine.wait(options.timeout if options.command else float("inf"))
@@ -64,6 +68,9 @@ def _run(options: argparse.Namespace) -> int:
                 _show(f"guest: {options.command[0]} ended with status {status}", machine)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    finally:
+        if terminal is not None:
+            termios.tcsetattr(0, termios.TCSADRAIN, terminal)
     return NO_STATUS if status is None else status
 
 

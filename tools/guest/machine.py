@@ -100,7 +100,7 @@ class Machine:
 
     def pump(self, timeout: float) -> None:
         """Pass on what arrives, waiting for it at most so long."""
-        for key, _ in self._selector.select(max(0.0, timeout)):
+        for key, _ in self._selector.select(min(max(0.0, timeout), 3600.0)):
             assert isinstance(key.fileobj, socket.socket)
             data = b""
             with contextlib.suppress(ConnectionResetError):

@@ -10,7 +10,7 @@ KERNEL_ARGUMENTS = (
     *("console=ttyS0", "quiet", "log_buf_len=4M", "printk.devkmsg=on"),
     *("panic=-1", "mitigations=off", "nokaslr", "tsc=reliable"),
     # An emulated processor on a busy host stands still for seconds at times: that is no bug of the kernel's.
-    *("nowatchdog", "rcupdate.rcu_cpu_stall_suppress=1"),
+    *("no_timer_check", "nowatchdog", "rcupdate.rcu_cpu_stall_suppress=1"),
 )
 
 PROBE = "txtcmu.probe"
