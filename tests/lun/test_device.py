@@ -38,7 +38,7 @@ from txtcmu.errors import (
 from txtcmu.interfaces import ICommandHandler
 from txtcmu.iovec import scatter
 from txtcmu.kernel import abi
-from txtcmu.lun.device import BUSY_PATIENCE, OPEN_PATIENCE, State
+from txtcmu.lun.device import BUSY_PATIENCE, COMMAND_PATIENCE, OPEN_PATIENCE, State
 from txtcmu.testing.rig import Rig
 
 SIZE = 1 << 20
@@ -132,7 +132,7 @@ class OpenTests(_TestCase):
         self.assertEqual((rig.factory.opened, rig.target.calls.count("open_uio")), (1, 1))
 
     def test_slow(self) -> None:
-        """Commands wait for a backstore that is being opened, for as long as is patient; then they are NOT READY."""
+        """Whoever enables a device waits for its backstore, commands wait longer; then they are NOT READY."""
         opening = Later()
         rig = self.announced(None)
         rig.factory.backstore = opening()
@@ -143,6 +143,9 @@ class OpenTests(_TestCase):
         rig.reactor.advance(OPEN_PATIENCE)
         rig.settle()
         self.successResultOf(opened)
+        self.assertFalse(waiting.done)
+        rig.reactor.advance(COMMAND_PATIENCE)
+        rig.settle()
         self.assertEqual(waiting.sense_code, BECOMING_READY)
         self.assertEqual(self.sense(rig), BECOMING_READY)
         opening.made[0].callback(ScriptedBackstore(SIZE))

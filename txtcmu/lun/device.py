@@ -52,8 +52,11 @@ from txtcmu.threads import run
 
 __all__ = ["Device", "State"]
 
-#: Seconds that commands wait silently for a backstore that is being opened; then they are told NOT READY.
+#: Seconds until whoever enables the device is told that it is there, although its backstore is still being opened.
 OPEN_PATIENCE: Final = 10.0
+#: Seconds that commands then wait silently, before they are told NOT READY: an initiator that scans a disk which is
+#: not ready keeps for good what it is told then, and does without what only the open backstore can tell.
+COMMAND_PATIENCE: Final = 10.0
 #: Seconds that a device waits for another process to leave it: a predecessor that drains, or dies.
 BUSY_PATIENCE: Final = 30.0
 _BUSY_RETRY: Final = 0.1
@@ -141,7 +144,12 @@ class Device:
                 self.close(0)
                 await self.closed()
                 raise problem
+            self._read_ring(True)
         else:
+            within(self._reactor, COMMAND_PATIENCE, opened).addCallback(self._read_ring)
+
+    def _read_ring(self, tried: bool) -> None:
+        if not tried:
             self._log.warn("{device}: opening takes long; NOT READY until it ends", device=self)
         if not self._closing:
             self._reader.start()
