@@ -1,0 +1,499 @@
+"""The service: events, answers, scans and the stop, with netlink's sockets, sysfs and configfs replaced."""
+
+from __future__ import annotations
+
+import errno
+from struct import pack
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.lun.support import GOOD, Held, Later, ScriptedBackstore
+from tests.unit_kernel.fake_netlink import FakeTCMUser
+from txtcmu.config import Configuration
+from txtcmu.errors import ConfigError, KernelError, NotReadyError
+from txtcmu.kernel.netlink import NetlinkListener
+from txtcmu.kernel.sysfs import UIODevice
+from txtcmu.lun.device import OPEN_PATIENCE, State
+from txtcmu.lun.target import Settings
+from txtcmu.service import REMOVE_PATIENCE, Kernel, TcmuService
+from txtcmu.testing.fakekernel import FakeKernel
+from txtcmu.testing.initiator import FakeInitiator
+from txtcmu.testing.reactor import FakeReactor
+from txtcmu.testing.rig import FakeTarget, OneBackstore
+
+ADDED, REMOVED, RECONFIG = 1, 2, 3
+ADDED_DONE, REMOVED_DONE, RECONFIG_DONE = 4, 5, 6
+SIZE = 1 << 20
+
+
+class FakeMonitor:
+    """Uevents, which a test calls by itself."""
+
+    def __init__(self) -> None:
+        self.running = False
+        self.error: Exception | None = None
+
+    def start(self) -> bool:
+        if self.error is not None:
+            raise self.error
+        self.running = True
+        return True
+
+    def stop(self) -> None:
+        self.running = False
+
+
+class Host:
+    """A kernel with devices, and a service for the handlers ``disk`` and ``tape``."""
+
+    def __init__(self, test: SynchronousTestCase) -> None:
+        self.test = test
+        self.reactor = FakeReactor()
+        self.netlink = FakeTCMUser()
+        self.monitor = FakeMonitor()
+        self.present: dict[int, UIODevice] = {}
+        self.targets: dict[int, FakeTarget] = {}
+        self.kernels: list[FakeKernel] = []
+        self.waiting: dict[int, Deferred[UIODevice]] = {}
+        self.disk = OneBackstore(ScriptedBackstore(SIZE))
+        self.tape = OneBackstore(ScriptedBackstore(SIZE))
+        self.service = self.make_service()
+        test.addCleanup(self.finish)
+
+    def make_service(self, drain_timeout: float = 20.0, replies: bool = True) -> TcmuService:
+        kernel = Kernel(
+            netlink=lambda reactor, consumer: NetlinkListener(reactor, consumer, self.netlink.factory),
+            monitor=lambda *_: self.monitor,  # type: ignore[arg-type]
+            discover=lambda: list(self.present.values()),
+            wait_for=lambda _, minor: succeed(self.present[minor]) if minor in self.present else self.waiting[minor],
+            target=lambda uio: self.targets[uio.minor],
+        )
+        factories = {"disk": self.disk, "tape": self.tape}
+        return TcmuService(self.reactor, factories, Configuration(), drain_timeout, replies, kernel)
+
+    def start(self) -> None:
+        self.service.startService()
+        self.settle()
+
+    def settle(self) -> None:
+        self.reactor.settle()
+
+    def device(self, minor: int, dev_config: str = "disk/a", *, enabled: bool = False) -> FakeKernel:
+        """Make a device, in sysfs and configfs; netlink's number of it is its minor and 100."""
+        kernel = FakeKernel()
+        target = FakeTarget(kernel, Settings(SIZE, 512, 2048, 30, enabled), f"vol{minor}")
+        target.device_id = 100 + minor
+        self.kernels.append(kernel)
+        self.targets[minor] = target
+        self.present[minor] = UIODevice(minor, f"/dev/uio{minor}", 0, f"vol{minor}", dev_config, kernel.map_size)
+        if not enabled:
+            self.netlink.waiting[100 + minor] = ADDED_DONE
+        return kernel
+
+    def event(self, kind: int, minor: int, dev_config: str = "disk/a", change: dict[int, bytes] | None = None) -> None:
+        """Announce something."""
+        self.netlink.waiting[100 + minor] = kind + 3
+        given = {1: f"tcm-user/0/vol{minor}/{dev_config}\0".encode(), 2: pack("=I", minor)}
+        self.netlink.announce(kind, 100 + minor, given | (change or {}))
+        self.settle()
+
+    def add(self, minor: int, dev_config: str = "disk/a") -> FakeKernel:
+        kernel = self.device(minor, dev_config)
+        self.event(ADDED, minor, dev_config)
+        return kernel
+
+    def remove(self, minor: int, dev_config: str = "disk/a") -> None:
+        self.event(REMOVED, minor, dev_config)
+
+    def stop(self) -> Deferred[Any]:
+        stopped = self.service.stopService()
+        self.settle()
+        return stopped
+
+    def answers(self) -> list[tuple[int, int, int]]:
+        """Return the answers since the last call: kind, minor, status."""
+        answers, self.netlink.answers = self.netlink.answers, []
+        return [(kind, device_id - 100, status) for kind, device_id, status in answers]
+
+    def serves(self, kernel: FakeKernel) -> bool:
+        command = FakeInitiator(kernel).test_unit_ready()
+        self.settle()
+        return command.done and command.status == GOOD
+
+    def finish(self) -> None:
+        if self.service.running:
+            self.test.successResultOf(self.stop())
+        for kernel in self.kernels:
+            kernel.verify()
+
+
+class ServiceTestCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.host = Host(self)
+
+
+class EventTests(ServiceTestCase):
+    def test_added(self) -> None:
+        """A device of ours is opened, and its ADDED answered with success."""
+        self.host.start()
+        kernel = self.host.add(4)
+        self.assertEqual(self.host.answers(), [(ADDED_DONE, 4, 0)])
+        self.assertTrue(self.host.serves(kernel))
+        self.assertNotIn("pending", self.host.targets[4].calls)
+
+    def test_not_ours(self) -> None:
+        """Events for others' devices, and of names that are none, are not answered at all."""
+        self.host.start()
+        for dev_config in ("glfs/vol", "diskette/a", "", "DISK/a"):
+            for kind in (ADDED, REMOVED, RECONFIG):
+                self.host.event(kind, 4, dev_config)
+        self.host.netlink.announce(ADDED, 104, {1: b"uio_pci_generic\0"})
+        self.host.settle()
+        self.assertEqual((self.host.answers(), self.host.service.devices), ([], {}))
+
+    def test_several_handlers(self) -> None:
+        """Each device is opened by its own handler."""
+        self.host.start()
+        self.host.add(1, "disk/a")
+        self.host.add(2, "tape/b")
+        self.assertEqual((self.host.disk.opened, self.host.tape.opened), (1, 1))
+        self.assertEqual([str(device.config) for device in self.host.service.devices.values()], ["disk/a", "tape/b"])
+
+    def test_refused(self) -> None:
+        """A device that can never work is answered with EINVAL, and forgotten."""
+        self.host.disk.backstore = ConfigError("no such file")
+        self.host.start()
+        self.host.add(4)
+        self.host.device(5, "disk")
+        self.host.event(ADDED, 5, "disk")  # not even a dev_config
+        self.assertEqual(self.host.answers(), [(ADDED_DONE, 4, -errno.EINVAL), (ADDED_DONE, 5, -errno.EINVAL)])
+        self.assertEqual(self.host.service.devices, {})
+
+    def test_not_ready(self) -> None:
+        """A device whose backstore is away is there all the same: success, and NOT READY until it is back."""
+        self.host.disk.backstore = NotReadyError("away")
+        self.host.start()
+        kernel = self.host.add(4)
+        self.assertEqual(self.host.answers(), [(ADDED_DONE, 4, 0)])
+        self.assertFalse(self.host.serves(kernel))
+
+    def test_slow(self) -> None:
+        """Whoever enables a device waits for its backstore, but not for ever."""
+        self.host.disk.backstore = Deferred()
+        self.host.start()
+        self.host.add(4)
+        self.assertEqual(self.host.answers(), [])
+        self.host.reactor.advance(OPEN_PATIENCE)
+        self.assertEqual(self.host.answers(), [(ADDED_DONE, 4, 0)])
+
+    def test_kernel_refuses(self) -> None:
+        """Whatever goes wrong on the way to a device, ADDED is answered, with EIO."""
+
+        def refuse(error: Exception) -> Any:
+            def raising() -> None:
+                raise error
+
+            return raising
+
+        self.host.start()
+        for minor, error in enumerate((KernelError("no attribute"), OSError("bad"), LookupError("a bug"))):
+            self.host.device(minor)
+            self.host.targets[minor].settings = refuse(error)  # type: ignore[method-assign]
+            self.host.event(ADDED, minor)
+        self.host.waiting[8] = fail(KernelError("no device node"))
+        self.host.event(ADDED, 8)
+        self.host.device(9)
+        del self.host.targets[9]  # making the target raises
+        self.host.event(ADDED, 9)
+        self.assertEqual(self.host.answers(), [(ADDED_DONE, minor, -errno.EIO) for minor in (0, 1, 2, 8, 9)])
+        self.assertEqual(self.host.service.devices, {})
+        self.flushLoggedErrors(OSError, LookupError)
+
+    def test_factory_leaves(self) -> None:
+        """A factory that raises what is no error at all is one that failed; ADDED is answered."""
+        self.host.disk.backstore = SystemExit(1)
+        self.host.start()
+        self.host.add(4)
+        self.assertEqual(self.host.answers(), [(ADDED_DONE, 4, 0)])
+        self.flushLoggedErrors(SystemExit)
+
+    def test_busy(self) -> None:
+        """A device that another process keeps is answered with EBUSY, after a long time: if that one has not."""
+        self.host.start()
+        kernel = self.host.device(4)
+        other = kernel.open()
+        self.host.event(ADDED, 4)
+        self.host.reactor.pump([0.1] * 290)
+        self.assertEqual(self.host.answers(), [])
+        self.host.reactor.pump([0.1] * 20)
+        self.assertEqual(self.host.answers(), [(ADDED_DONE, 4, -errno.EBUSY)])
+        other.close()
+
+    def test_removed(self) -> None:
+        """REMOVED is answered when the device is closed; nothing looks at configfs in between."""
+        flush = Later()
+        self.host.disk.backstore = ScriptedBackstore(SIZE, flush=flush)
+        self.host.start()
+        self.host.add(4)
+        self.host.answers()
+        calls = len(self.host.targets[4].calls)
+        self.host.remove(4)
+        self.assertEqual(self.host.answers(), [])
+        flush.made[0].callback(None)
+        self.assertEqual(self.host.answers(), [(REMOVED_DONE, 4, 0)])
+        self.assertEqual((self.host.service.devices, len(self.host.targets[4].calls)), ({}, calls))
+
+    def test_removed_slowly(self) -> None:
+        """REMOVED is answered after a while even if the backstore is still busy with its close."""
+        close = Later()
+        self.host.disk.backstore = ScriptedBackstore(SIZE, close=close)
+        self.host.start()
+        self.host.add(4)
+        self.host.answers()
+        self.host.remove(4)
+        self.host.reactor.advance(2 * REMOVE_PATIENCE)
+        self.assertEqual(self.host.answers(), [(REMOVED_DONE, 4, 0)])
+        close.made[0].callback(None)
+        self.assertEqual(self.host.service.devices, {})
+
+    def test_removed_unknown(self) -> None:
+        """REMOVED of a device that was never opened is answered at once."""
+        self.host.start()
+        self.host.remove(4)
+        self.assertEqual(self.host.answers(), [(REMOVED_DONE, 4, 0)])
+
+    def test_minor_again(self) -> None:
+        """A UIO number that another device gets is that device, even while the first one still closes."""
+        close = Later()
+        self.host.disk.backstore = ScriptedBackstore(SIZE, close=close)
+        self.host.start()
+        first = self.host.add(4)
+        first.remove()  # without netlink's replies nobody waits for us
+        self.host.settle()
+        second = self.host.add(4)
+        self.assertEqual(self.host.answers(), [(ADDED_DONE, 4, 0)] * 2)
+        self.assertTrue(self.host.serves(second))
+        self.host.service.uio_removed(4)  # late news of the first
+        close.made[0].callback(None)
+        self.assertTrue(self.host.serves(second))
+        self.host.disk.backstore.script.clear()
+        self.host.remove(4)
+        self.assertEqual(self.host.answers(), [(REMOVED_DONE, 4, 0)])
+        third = self.host.add(4)
+        self.assertTrue(self.host.serves(third))
+
+    def test_reconfig(self) -> None:
+        """A change of a live device is refused, whatever it is, and the device goes on."""
+        self.host.start()
+        kernel = self.host.add(4)
+        self.host.answers()
+        for attribute, value in ((4, b"disk/b\0"), (5, pack("=Q", 4096)), (6, b"\0")):
+            self.host.event(RECONFIG, 4, "disk/a", {attribute: value})
+            self.assertEqual(self.host.answers(), [(RECONFIG_DONE, 4, -errno.EOPNOTSUPP)])
+        self.assertTrue(self.host.serves(kernel))
+
+    def test_answer_refused(self) -> None:
+        """An answer that the kernel does not take is logged; the device is served on."""
+        self.host.start()
+        self.host.netlink.error = errno.EPERM
+        kernel = self.host.add(4)
+        self.host.netlink.error = 0
+        self.assertTrue(self.host.serves(kernel))
+
+
+class ScanTests(ServiceTestCase):
+    def test_adopted(self) -> None:
+        """Devices that were there before are served, after a reset; nobody waits, so nobody is answered."""
+        kernel = self.host.device(4, enabled=True)
+        self.host.device(5, "glfs/b", enabled=True)
+        left = FakeInitiator(kernel).test_unit_ready()
+        self.host.start()
+        self.assertEqual((left.status, list(self.host.service.devices)), (8, [4]))
+        self.assertTrue(self.host.serves(kernel))
+        self.assertEqual((self.host.answers(), self.host.targets[5].calls), ([], []))
+
+    def test_pending(self) -> None:
+        """An ADDED that a dead daemon left unanswered is answered, without a reset of the new ring."""
+        self.host.device(4)
+        self.host.start()
+        self.assertEqual(self.host.answers(), [(ADDED_DONE, 4, 0)])
+        self.assertNotIn("reset_ring", self.host.targets[4].calls)
+
+    def test_pending_refused(self) -> None:
+        """It is answered with the error if the device is refused."""
+        self.host.device(4)
+        self.host.disk.backstore = ConfigError("no such file")
+        self.host.start()
+        self.assertEqual(self.host.answers(), [(ADDED_DONE, 4, -errno.EINVAL)])
+
+    def test_event_during_scan(self) -> None:
+        """A device that is found and announced at once is opened once, and answered once."""
+        self.host.disk.backstore = Deferred()
+        self.host.device(4)
+        self.host.start()
+        self.host.event(ADDED, 4)
+        self.host.disk.backstore.callback(ScriptedBackstore(SIZE))
+        self.host.settle()
+        self.assertEqual((self.host.answers(), self.host.disk.opened), ([(ADDED_DONE, 4, 0)], 1))
+
+    def test_scan_goes_on(self) -> None:
+        """A device that cannot even be asked for its state keeps no other one from being found."""
+        self.host.device(3)
+        del self.host.targets[3]
+        self.host.device(4, enabled=True)
+        self.host.start()
+        self.assertEqual(list(self.host.service.devices), [4])
+        self.assertEqual(len(self.flushLoggedErrors(KeyError)), 2)
+
+    def test_events_lost(self) -> None:
+        """When events were lost, devices are looked for again; those served already are left alone."""
+        self.host.start()
+        kernel = self.host.add(4)
+        self.host.device(5)
+        self.host.netlink.members[0].put(OSError(errno.ENOBUFS, "no buffer space"))
+        self.host.settle()
+        self.assertEqual(self.host.answers(), [(ADDED_DONE, 4, 0), (ADDED_DONE, 5, 0)])
+        self.assertEqual(self.host.targets[4].calls.count("open_uio"), 1)
+        self.assertTrue(self.host.serves(kernel))
+
+    def test_uevents(self) -> None:
+        """A uevent finds a device, too, and harms none that is known; a foreign UIO device is ignored."""
+        self.host.start()
+        kernel = self.host.device(4)
+        self.host.waiting[5] = fail(KernelError("not a user backstore's"))
+        for minor in (4, 4, 5):
+            self.host.service.uio_added(minor)
+        self.host.settle()
+        self.assertTrue(self.host.serves(kernel))
+        self.assertEqual((self.host.answers(), self.host.disk.opened), ([(ADDED_DONE, 4, 0)], 1))
+
+    def test_netlink_lost(self) -> None:
+        """When netlink breaks, devices are served on."""
+        self.host.start()
+        kernel = self.host.add(4)
+        self.host.netlink.members[0].put(OSError(errno.EBADF, "broken"))
+        self.host.settle()
+        self.assertTrue(self.host.serves(kernel))
+
+
+class StartStopTests(ServiceTestCase):
+    def test_features(self) -> None:
+        """The kernel is asked to wait for answers, unless that is not wanted; a refusal stops nothing."""
+        self.host.start()
+        self.assertEqual(self.host.netlink.features, 1)
+        other = Host(self)
+        other.service = other.make_service(replies=False)
+        other.start()
+        self.assertIsNone(other.netlink.features)
+
+    def test_no_kernel(self) -> None:
+        """Without TCMU the start fails with the reason, and nothing is left behind."""
+        self.host.netlink.loaded = False
+        with self.assertRaises(KernelError):
+            self.host.service.startService()
+        self.assertFalse(self.host.service.running or self.host.monitor.running)
+        self.assertTrue(all(socket.closed for socket in self.host.netlink.sockets))
+        self.assertEqual((self.host.reactor.readers, self.host.reactor.getDelayedCalls()), ([], []))
+
+    def test_no_uevents(self) -> None:
+        """Without uevents netlink is enough."""
+        self.host.monitor.error = OSError("no libudev")
+        self.host.start()
+        self.assertTrue(self.host.serves(self.host.add(4)))
+        self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
+
+    def test_stop(self) -> None:
+        """A stop drains all devices at once, and hears of removals until the last is closed."""
+        flushes = Later()
+        self.host.disk.backstore = ScriptedBackstore(SIZE, flush=flushes)
+        self.host.start()
+        for minor in (1, 2):
+            self.host.add(minor)
+        self.host.answers()
+        stopped = self.host.stop()
+        self.assertEqual(len(flushes.made), 2)
+        self.host.remove(1)
+        self.assertEqual(self.host.answers(), [])
+        flushes.made[0].callback(None)
+        self.assertEqual(self.host.answers(), [(REMOVED_DONE, 1, 0)])
+        self.assertNoResult(stopped)
+        flushes.made[1].callback(None)
+        self.successResultOf(stopped)
+        self.assertFalse(self.host.monitor.running or self.host.netlink.members)
+        self.assertEqual((self.host.service.devices, self.host.reactor.readers), ({}, []))
+
+    def test_stop_gives_up(self) -> None:
+        """A backstore that never lets go delays the stop for twice the timeout, not for ever."""
+        self.host.disk.backstore = ScriptedBackstore(SIZE, write=Later(Held))
+        self.host.start()
+        command = FakeInitiator(self.host.add(4)).write(0, bytes(512))
+        self.host.settle()
+        stopped = self.host.stop()
+        self.host.reactor.advance(20)
+        self.host.settle()
+        self.assertNoResult(stopped)
+        self.assertEqual(command.status, 8)
+        self.host.reactor.advance(20)
+        self.successResultOf(stopped)
+        self.host.kernels.clear()  # it still has the kept buffer
+
+    def test_stop_waits_for_removed(self) -> None:
+        """A stop waits for devices that were removed before, while their backstores flush and close."""
+        flush = Later()
+        self.host.disk.backstore = ScriptedBackstore(SIZE, flush=flush)
+        self.host.start()
+        self.host.add(4).remove()
+        self.host.settle()
+        self.host.add(4).remove()
+        self.host.settle()
+        stopped = self.host.stop()
+        self.assertEqual(len(flush.made), 2)
+        flush.made[0].callback(None)
+        self.assertNoResult(stopped)
+        flush.made[1].callback(None)
+        self.successResultOf(stopped)
+
+    def test_stop_while_opening(self) -> None:
+        """A device that is being opened when the daemon stops is closed, and its ADDED answered before the end."""
+        self.host.disk.backstore = Deferred()
+        self.host.start()
+        self.host.add(4)
+        self.successResultOf(self.host.stop())
+        self.assertEqual(self.host.answers(), [(ADDED_DONE, 4, 0)])
+
+    def test_added_while_stopping(self) -> None:
+        """A device that is made while the daemon stops is not opened, and whoever makes it does not hang."""
+        close = Later()
+        self.host.disk.backstore = ScriptedBackstore(SIZE, close=close)
+        self.host.start()
+        self.host.add(4)
+        self.host.answers()
+        self.host.waiting[6] = Deferred()
+        self.host.event(ADDED, 6)
+        stopped = self.host.stop()
+        self.host.add(5)
+        self.assertEqual(self.host.answers(), [(ADDED_DONE, 5, -errno.EIO)])
+        close.made[0].callback(None)
+        self.assertNoResult(stopped)
+        self.host.device(6)
+        self.host.waiting[6].callback(self.host.present[6])
+        self.successResultOf(stopped)
+        self.assertEqual((self.host.answers(), self.host.disk.opened), ([(ADDED_DONE, 6, -errno.EIO)], 1))
+
+    def test_scan_that_ends_too_late(self) -> None:
+        """A scan whose thread ends after the stop opens nothing."""
+        self.host.device(4, enabled=True)
+        self.host.reactor.hold_threads()
+        self.host.service.startService()
+        self.successResultOf(self.host.stop())
+        self.host.reactor.release_threads()
+        self.host.settle()
+        self.assertEqual((self.host.disk.opened, self.host.service.devices), (0, {}))
+
+    def test_states(self) -> None:
+        """The service knows its devices and what they are doing."""
+        self.host.start()
+        self.host.add(4)
+        self.assertEqual(self.host.service.devices[4].state, State.SERVING)
