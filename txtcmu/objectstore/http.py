@@ -16,7 +16,7 @@ from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.interfaces import IConsumer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
-from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone
+from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone, _HTTP11ClientFactory
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
@@ -103,6 +103,12 @@ class _Collector(Protocol):
             self.done.errback(reason)
 
 
+class _SilentFactory(_HTTP11ClientFactory):
+    """Writes no two lines into the log for each connection; there is no public way to ask for that."""
+
+    noisy = False
+
+
 class HTTP:
     """Exchanges with one server.
 
@@ -117,6 +123,7 @@ class HTTP:
         self._pool.maxPersistentPerHost = connections
         self._pool.cachedConnectionTimeout = _IDLE
         self._pool.retryAutomatically = False
+        self._pool._factory = _SilentFactory
         if agent is None:
             agent = Agent(reactor, connectTimeout=_CONNECT, pool=self._pool)  # type: ignore[no-untyped-call]
         self._client = HTTPClient(_PlainAgent(agent))
