@@ -1,9 +1,10 @@
 """What all tests share."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+
+pytest_plugins = ["tests.servers"]
 
 
 @pytest.fixture(autouse=True, scope="session")

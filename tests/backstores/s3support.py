@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
-from twisted.logger import Logger
+from twisted.logger import ILogObserver, Logger
 from twisted.python.failure import Failure
 
 from txtcmu.backstores.s3blocks import S3Blocks
@@ -62,7 +62,7 @@ class Bench:
             host=host,
             takeover=takeover,
             now=self.clock.seconds,
-            log=Logger(observer=self.events.append),
+            log=Logger(observer=cast(ILogObserver, self.events.append)),
             make="txtcmu create",
             honours_delete=self._honours_delete,
             closed=lambda: None,

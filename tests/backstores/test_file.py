@@ -7,25 +7,23 @@ import errno
 import os
 import stat
 import struct
-import subprocess
-from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface.verify import verifyObject
 
+from tests.backstores.filesupport import FileContract
 from txtcmu.backstores import fileio
 from txtcmu.backstores.file import FileBackstore, FileFactory
 from txtcmu.backstores.fileio import SystemCalls
 from txtcmu.backstores.image import Image, create_image, open_image
 from txtcmu.devconfig import DeviceConfig, DeviceParameters
 from txtcmu.errors import BackstoreError, ConfigError
-from txtcmu.interfaces import IBackstoreFactory, IDiscard, IForceUnitAccess, IVectoredBackstore, IWriteZeroes
-from txtcmu.testing.contract import BackstoreContract
+from txtcmu.interfaces import IBackstoreFactory, IDiscard
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -110,39 +108,8 @@ class PowerCut(SystemCalls):
         self._undo.clear()
 
 
-class FileContract(BackstoreContract):
-    """The contract on an image file, with system calls to choose."""
-
-    mktemp: Callable[[], str]
-
-    def calls(self) -> SystemCalls:
-        """Return the system calls to use."""
-        return SystemCalls()
-
-    async def make_backstore(self, size: int) -> FileBackstore:
-        """Make an image of its own for each test."""
-        from twisted.internet import reactor
-
-        self.path, self.reactor, self.system = os.path.abspath(self.mktemp()), reactor, self.calls()
-        create_image(self.path, size)
-        return self.open()
-
-    def open(self) -> FileBackstore:
-        """Open the image of this test."""
-        return FileBackstore(open_image(self.path, system=self.system), self.reactor)
-
-    async def reopen(self, backstore: FileBackstore) -> FileBackstore:
-        """Close and open."""
-        await backstore.close()
-        return self.open()
-
-
 class FileTests(FileContract, TestCase):
-    async def test_provides(self) -> None:
-        """A file on a local filesystem can do everything."""
-        backstore = await self.open_backstore()
-        for interface in (IVectoredBackstore, IForceUnitAccess, IDiscard, IWriteZeroes):
-            self.assertTrue(interface.providedBy(backstore), interface)
+    """A file on a local filesystem can do everything."""
 
 
 class PowerCutTests(FileContract, TestCase):
@@ -190,8 +157,9 @@ class ColdCacheTests(FileContract, TestCase):
 
 
 class PoorFilesystemTests(FileContract, TestCase):
-    """A filesystem without RWF_NOWAIT, RWF_DSYNC, holes and zeroing."""
+    """A filesystem without RWF_NOWAIT, RWF_DSYNC, holes and zeroing: no discard is offered, zeroing writes zeroes."""
 
+    companions = FileContract.companions - {IDiscard}
     rounds = 60
 
     def calls(self) -> SystemCalls:
@@ -213,12 +181,6 @@ class PoorFilesystemTests(FileContract, TestCase):
                 return os.pwritev(fd, buffers, offset)
 
         return Poor()
-
-    async def test_no_discard(self) -> None:
-        """Where holes cannot be punched, discard is not offered; zeroing writes zeroes."""
-        backstore = await self.open_backstore()
-        self.assertFalse(IDiscard.providedBy(backstore))
-        self.assertTrue(IWriteZeroes.providedBy(backstore))
 
 
 class Injected(SynchronousTestCase):
@@ -755,6 +717,26 @@ class DeviceTests(SynchronousTestCase):
         image, _ = self.image(0, 0)
         self.assertEqual(image.discard_granularity, 0)
 
+    def test_exclusive(self) -> None:
+        """A device is opened with O_EXCL, as the kernel's own users of devices do, but not when it is only read."""
+        opened: list[int] = []
+        path = os.path.abspath(self.mktemp())
+        create_image(path, 65536)
+        real = os.open
+
+        def open_(path: str, flags: int) -> int:
+            opened.append(flags & os.O_EXCL)
+            return real(path, flags & ~os.O_EXCL)
+
+        system = FakeDevice(0, 0)
+        with open(path, "rb") as file:
+            status = system.fstat(file.fileno())
+        self.patch(os, "stat", lambda path: status)
+        self.patch(os, "open", open_)
+        for read_only in (False, True):
+            open_image(path, read_only=read_only, system=system).close()
+        self.assertEqual(opened, [os.O_EXCL, 0])
+
     def test_queue_limits(self) -> None:
         """The limits of a disk and of its partitions come from sysfs; of what is not there they are 0."""
         self.assertEqual(fileio.queue_limit(os.makedev(4095, 1), "discard_max_bytes"), 0)
@@ -764,34 +746,30 @@ class DeviceTests(SynchronousTestCase):
             self.assertGreaterEqual(fileio.queue_limit(os.makedev(major, minor), "logical_block_size"), 512, name)
 
 
-class LoopDeviceTests(FileContract, TestCase):
-    """The contract on a real block device."""
+class FakeDeviceTests(FileContract, TestCase):
+    """The contract on a device that can zero; tests/kernel/test_block_device.py has a real one."""
 
     rounds = 60
-    device = ""
 
-    def attach(self, size: int) -> None:
-        """Attach a loop device to a new file, or skip where the host does not let us."""
-        self.path = os.path.abspath(self.mktemp())
-        create_image(self.path, size)
-        command = ["losetup", "--find", "--show", self.path]
-        try:
-            self.device = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-        except (OSError, subprocess.CalledProcessError) as error:
-            raise SkipTest(f"no loop device here: {getattr(error, 'stderr', None) or error}") from None
-        self.addCleanup(subprocess.run, ["losetup", "--detach", self.device], check=True)
-        self.path = self.device
+    def calls(self) -> SystemCalls:
+        """Be a device that zeroes and trims."""
+        return FakeDevice(1 << 20, 1 << 20)
 
-    async def make_backstore(self, size: int) -> FileBackstore:
-        """Open a loop device."""
-        from twisted.internet import reactor
 
-        self.reactor, self.system = reactor, SystemCalls()
-        self.attach(size)
-        return self.open()
+class TrimmingDeviceTests(FakeDeviceTests):
+    """The contract on a device that trims without a promise of zeroes."""
 
-    async def test_exclusive(self) -> None:
-        """A block device that is open for writing is refused to a second device."""
-        await self.open_backstore()
-        error = self.assertRaises(ConfigError, open_image, self.device)
-        self.assertIn("in use by the kernel or another device", str(error))
+    def calls(self) -> SystemCalls:
+        """Be a device that only trims."""
+        return FakeDevice(0, 1 << 20)
+
+
+class PlainDeviceTests(FileContract, TestCase):
+    """The contract on a device that can neither zero nor trim."""
+
+    companions = FileContract.companions - {IDiscard}
+    rounds = 60
+
+    def calls(self) -> SystemCalls:
+        """Be a plain device."""
+        return FakeDevice(0, 0)

@@ -17,7 +17,7 @@ from txtcmu.backstores.image import Image
 from txtcmu.backstores.memory import MemoryBackstore, MemoryFactory
 from txtcmu.devconfig import DeviceConfig, DeviceParameters
 from txtcmu.errors import ConfigError
-from txtcmu.interfaces import IBackstoreFactory
+from txtcmu.interfaces import IBackstoreFactory, IDiscard, IVectoredBackstore, IWriteZeroes
 from txtcmu.testing.contract import BackstoreContract
 
 
@@ -25,13 +25,17 @@ def parameters(dev_config: str, size: int | None = 1 << 20, reactor: Any = None)
     return DeviceParameters(DeviceConfig.parse(dev_config), size, 512, reactor, Logger())
 
 
-class AnonymousTests(BackstoreContract, TestCase):
+class MemoryContract(BackstoreContract):
+    companions = frozenset({IVectoredBackstore, IDiscard, IWriteZeroes})
+
+
+class AnonymousTests(MemoryContract, TestCase):
     async def make_backstore(self, size: int) -> MemoryBackstore:
         """Return a new disk."""
         return MemoryBackstore(size)
 
 
-class NamedTests(BackstoreContract, TestCase):
+class NamedTests(MemoryContract, TestCase):
     def setUp(self) -> None:
         """Keep disks in a directory of the test's own."""
         directory = self.mktemp()

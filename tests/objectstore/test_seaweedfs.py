@@ -31,7 +31,7 @@ class SeaweedFSTests(StoreContract, TestCase):
         self.addCleanup(store.close)
         return store
 
-    async def setUp(self) -> None:
+    async def setUp(self) -> None:  # type: ignore[override]  # trial waits for it, unittest would not
         """Connect, to a place of the test's own."""
         self.prefix = f"{self.id()}/"
         self.store: Any = await self.connect()
@@ -46,7 +46,7 @@ class SeaweedFSTests(StoreContract, TestCase):
             made.append(key)
             return original(key, endpoint)
 
-        store._http._pool._newConnection = count
+        self.patch(store._http._pool, "_newConnection", count)
         await store.put(self.prefix + "key", b"data")
         for _ in range(3):
             await gatherResults([store.get(self.prefix + "key") for _ in range(12)])

@@ -1,19 +1,28 @@
 """The contract itself: sound backstores of every style pass, and each kind of lie is caught."""
 
-# ruff: noqa: D102 - methods of backstores that differ in one; the class says in which
-
 from __future__ import annotations
 
+import unittest
 from typing import Any, cast
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import deferLater
+from twisted.trial import runner
 from twisted.trial.reporter import TestResult
 from twisted.trial.unittest import SynchronousTestCase, TestCase
-from zope.interface import alsoProvides, implementer
+from zope.interface import implementer
 
-from txtcmu.interfaces import IBackstore, IDiscard, IForceUnitAccess, IVectoredBackstore, IWriteZeroes
+from txtcmu.interfaces import (
+    IBackstore,
+    ICommandHandler,
+    IDiscard,
+    IForceUnitAccess,
+    IVectoredBackstore,
+    IWriteZeroes,
+)
 from txtcmu.testing.contract import BackstoreContract
+
+ALL = frozenset({IVectoredBackstore, IForceUnitAccess, IDiscard, IWriteZeroes})
 
 
 def later(function: Any = lambda: None) -> Deferred[Any]:
@@ -78,10 +87,10 @@ class Sound:
         return None
 
 
-class SoundTests(BackstoreContract, TestCase):
+class Contract(BackstoreContract):
     """The contract on any of the classes of this module."""
 
-    backstore_class: type[Sound] = Sound
+    backstore_class: type[Sound]
     size = 2 << 20
     rounds = 80
 
@@ -98,6 +107,13 @@ class SoundTests(BackstoreContract, TestCase):
         again = self.backstore_class(backstore.size)
         again.cache[:] = again.durable[:] = content
         return again
+
+
+class SoundTests(Contract, TestCase):
+    """What each broken class is a variant of passes."""
+
+    companions = ALL
+    backstore_class = Sound
 
 
 class Coroutines(Sound):
@@ -317,13 +333,10 @@ class CannotClose(Sound):
         raise CancelledError("no")
 
 
-class PromisesTooMuch:
+class PromisesTooMuch(Sound):
     """Declares a companion whose method it lacks."""
 
-    def __new__(cls, size: int) -> Any:
-        backstore = Bare(size)
-        alsoProvides(backstore, IWriteZeroes)
-        return backstore
+    write_zeroes: Any = None
 
 
 @implementer(IBackstore)
@@ -358,13 +371,13 @@ class ShortReads(Bare):
         return bytes(self.cache[offset : offset + length]).rstrip(b"\0")
 
 
-class BareTests(SoundTests):
-    """A backstore without companions passes; what it lacks is skipped."""
+class BareTests(Contract, TestCase):
+    """A backstore without companions passes, with fewer tests."""
 
     backstore_class = cast(Any, Bare)
 
 
-class ShortReadTests(SoundTests):
+class ShortReadTests(Contract, TestCase):
     """Missing bytes of a short read are zeroes."""
 
     backstore_class = cast(Any, ShortReads)
@@ -388,7 +401,7 @@ CAUGHT = {
     ZeroesNothing: "test_write_zeroes",
     FillsNoWindow: "test_odd_windows",
     OneAtATime: "test_outstanding_together",
-    OddGranularity: "test_attributes",
+    OddGranularity: "test_discard_attributes",
     WrongSize: "test_attributes",
     Dirty: "test_new_disk_is_zeroes",
     HangsOnAFlush: "test_cancelled_flush_does_no_harm",
@@ -397,13 +410,22 @@ CAUGHT = {
 }
 
 
+def _problems(case: type[BackstoreContract], name: str) -> list[str]:
+    """Run one test of ``case``; return how it failed."""
+    result = TestResult()
+    case(name).run(result)
+    assert result.testsRun == 1
+    assert not result.skips
+    return [str(problem) for _, problem in [*result.failures, *result.errors]]
+
+
+def _variant(backstore_class: Any, base: type[Contract] = SoundTests, **attributes: Any) -> type[BackstoreContract]:
+    return type("Case", (base,), {"backstore_class": backstore_class, **attributes})
+
+
 def _caught(backstore_class: Any, name: str) -> Any:
     def test(self: SynchronousTestCase) -> None:
-        case = type("Case", (SoundTests,), {"backstore_class": backstore_class})(name)
-        result = TestResult()
-        case.run(result)
-        self.assertEqual(result.testsRun, 1)
-        self.assertEqual(len(result.failures) + len(result.errors), 1, f"{name} did not catch it")
+        self.assertEqual(len(_problems(_variant(backstore_class), name)), 1, f"{name} did not catch it")
 
     test.__doc__ = f"{name} catches a backstore of the kind {backstore_class.__name__}."
     return test
@@ -419,14 +441,86 @@ class CatchTests(SynchronousTestCase):
     def test_random_operations_catch(self) -> None:
         """The random operations alone catch every lie about content."""
         for backstore_class in (IgnoresOffset, OffByOne, RoundsDown, SkipsASecondWindow, DiscardRoundsUp):
-            case = type("Case", (SoundTests,), {"backstore_class": backstore_class})("test_random_operations")
-            result = TestResult()
-            case.run(result)
-            self.assertEqual(len(result.failures), 1, backstore_class)
+            self.assertEqual(len(_problems(_variant(backstore_class), "test_random_operations")), 1, backstore_class)
 
     def test_must_be_made(self) -> None:
         """An author who forgot make_backstore is told so."""
-        case = type("Case", (BackstoreContract, TestCase), {})("test_close")
-        result = TestResult()
-        case.run(result)
-        self.assertIn("make_backstore", str(result.errors[0][1]))
+        case: Any = type("Case", (BackstoreContract, TestCase), {})
+        self.assertIn("make_backstore", _problems(case, "test_close")[0])
+
+    def test_undeclared(self) -> None:
+        """A companion that is provided and not declared, and so not tested, is named."""
+        (problem,) = _problems(_variant(Sound, BareTests, companions=ALL - {IDiscard}), "test_interfaces")
+        self.assertIn("exactly what the backstore provides", problem)
+        self.assertIn("IDiscard", problem)
+
+    def test_not_provided(self) -> None:
+        """So is one that is declared and not provided."""
+        (problem,) = _problems(_variant(Bare, companions=ALL | {ICommandHandler}), "test_interfaces")
+        self.assertIn("ICommandHandler", problem)
+
+
+class ExistenceTests(SynchronousTestCase):
+    """Which tests there are, for both kinds of loaders: pytest's is unittest's."""
+
+    def names(self, case: type[BackstoreContract]) -> set[str]:
+        """Return the tests that loaders find in a class."""
+        found = set(unittest.TestLoader().getTestCaseNames(cast(Any, case)))
+        trial = runner.TestLoader().getTestCaseNames(case)
+        self.assertEqual(found, {f"test{name}" for name in trial})
+        return found
+
+    def case(self, *bases: type, **attributes: Any) -> type[BackstoreContract]:
+        """Return a class of tests."""
+        case: type[BackstoreContract] = type("Case", bases or (BackstoreContract, TestCase), attributes)
+        return case
+
+    def test_each_companion_has_its_own(self) -> None:
+        """A companion that is declared adds its tests, and no others; so does reopen."""
+        least = self.names(self.case())
+        vectored = {"test_odd_windows", "test_very_many_windows"}
+        vectored |= {"test_cancelled_read_lets_go", "test_cancelled_writev_lets_go"}
+        for companion, expected in (
+            (IVectoredBackstore, vectored),
+            (IDiscard, {"test_discard", "test_discard_attributes"}),
+            (IWriteZeroes, {"test_write_zeroes"}),
+            (IForceUnitAccess, set()),
+        ):
+            self.assertEqual(self.names(self.case(companions=frozenset({companion}))) - least, expected)
+        durable = {"test_reopen", "test_flush_survives_a_crash"}
+        reopen = Contract.reopen
+        self.assertEqual(self.names(self.case(reopen=reopen)) - least, durable)
+        fua = self.names(self.case(reopen=reopen, companions=frozenset({IForceUnitAccess})))
+        self.assertEqual(fua - least, durable | {"test_fua_survives_a_crash"})
+
+    def test_later_classes_declare_more(self) -> None:
+        """What a class lacks, classes below it can have."""
+        first = self.case()
+        second = self.case(first, companions=frozenset({IDiscard}))
+        third = self.case(second, companions=ALL, reopen=Contract.reopen)
+        self.assertLess(self.names(first), self.names(second))
+        self.assertLess(self.names(second), self.names(third))
+        self.assertEqual(self.names(third), self.names(SoundTests))
+
+    def test_mixins_declare_anything(self) -> None:
+        """A mixin's declaration is a default: the class below may have less or more."""
+        mixin = self.case(BackstoreContract, companions=frozenset({IDiscard}))
+        self.assertIn("test_discard", self.names(self.case(mixin, TestCase)))
+        self.assertNotIn("test_discard", self.names(self.case(mixin, TestCase, companions=frozenset())))
+        self.assertIn("test_write_zeroes", self.names(self.case(mixin, TestCase, companions=ALL)))
+
+    def test_less_than_inherited(self) -> None:
+        """Loaders would find what a TestCase hands down, so a class below it cannot declare less."""
+        error = self.assertRaises(TypeError, self.case, SoundTests, companions=ALL - {IDiscard})
+        self.assertIn("declares less than SoundTests", str(error))
+
+    def test_own_versions_stay(self) -> None:
+        """A test that the author replaced is left as it is."""
+
+        def test_discard(self: Any) -> None:
+            """Do nothing."""
+
+        case: Any = self.case(companions=ALL, test_discard=test_discard)
+        self.assertIs(case.test_discard, test_discard)
+        below: Any = self.case(case)
+        self.assertIs(below.test_discard, test_discard)

@@ -52,7 +52,8 @@ class FakeS3Tests(SynchronousTestCase):
         self.clock.advance(49.0)
         self.assertIsNone(self.successResultOf(self.store.get("key")))
         self.clock.advance(2.0)
-        self.assertEqual(self.successResultOf(self.store.get("key")).data, b"late")
+        found: Any = self.successResultOf(self.store.get("key"))
+        self.assertEqual(found.data, b"late")
 
     def test_lost_replies_are_applied(self) -> None:
         """A request whose reply is lost has taken effect."""

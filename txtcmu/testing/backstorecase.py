@@ -5,17 +5,19 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from random import Random
-from typing import TYPE_CHECKING, Any
-from unittest import SkipTest
+from typing import TYPE_CHECKING, Any, ClassVar
+from unittest import TestCase
 
+from attrs import frozen
 from twisted.internet.defer import Deferred, DeferredList, fail
 from twisted.internet.task import deferLater
 
 from txtcmu.results import as_deferred
 
-__all__ = ["BackstoreCase"]
+__all__ = ["BackstoreCase", "needs"]
 
 if TYPE_CHECKING:
     from unittest import TestCase as _Base  # trial's has no annotations
@@ -23,27 +25,71 @@ else:
     _Base = object
 
 
+@frozen
+class _ConditionalTest:
+    """A test that only some classes have; as it stands it is no function, and no loader takes it for a test."""
+
+    function: Callable[..., object]
+    interfaces: frozenset[Any]
+    reopen: bool
+
+
+def needs(*interfaces: Any, reopen: bool = False) -> Callable[[Callable[..., object]], Any]:
+    """Decorate a test of a :class:`BackstoreCase` that exists only for some backstores.
+
+    :param interfaces: what the class must declare in ``companions``.
+    :param reopen: whether it must override :meth:`~BackstoreCase.reopen`.
+    """
+    return lambda function: _ConditionalTest(function, frozenset(interfaces), reopen)
+
+
 class BackstoreCase(_Base):
     """What tests of a backstore are made of; mix it into a trial ``TestCase``.
 
+    A test that the backstore cannot take does not exist, so none is ever skipped: of those marked with :func:`needs`
+    a ``TestCase`` gets what its ``companions`` and :meth:`reopen` call for.  A mixin that several share declares what
+    they have in common; a class may declare more than the classes that it inherits from, and less than a mixin, but
+    not less than a ``TestCase``, for what that has is inherited.
+
+    :cvar companions: the interfaces beside ``IBackstore`` that the backstore provides, exactly.
     :cvar size: bytes of the disk that the tests ask for.
     :cvar block_size: smallest unit that the tests read and write.
     :cvar seed: of the random operations; a failure names it.
     :cvar rounds: how many random operations there are.
     """
 
+    companions: ClassVar[frozenset[Any]] = frozenset()
     size = 4 << 20
     block_size = 512
     seed = 1
     rounds = 150
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not issubclass(cls, TestCase):
+            return  # a mixin: who knows what will be declared below it
+        for base in cls.__mro__:
+            if issubclass(base, TestCase) and issubclass(base, BackstoreCase) and not base.companions <= cls.companions:
+                raise TypeError(
+                    f"{cls.__name__} declares less than {base.__name__}, whose tests it inherits;"
+                    " share a class that is not a TestCase"
+                )
+        survives = cls.reopen is not BackstoreCase.reopen
+        for name in dir(cls):
+            test = inspect.getattr_static(cls, name)
+            if isinstance(test, _ConditionalTest) and test.interfaces <= cls.companions and survives >= test.reopen:
+                setattr(cls, name, test.function)
 
     async def make_backstore(self, size: int) -> Any:
         """Return a new, open backstore of ``size`` bytes; every author overrides this."""
         raise NotImplementedError("make_backstore")
 
     async def reopen(self, backstore: Any) -> Any:
-        """Close ``backstore`` and open the same storage anew; override it unless nothing survives a close."""
-        raise SkipTest("this backstore has no reopen: nothing of it survives a close")
+        """Close ``backstore`` and open the same storage anew; override it unless nothing survives a close.
+
+        A class that does not has no tests of durability.
+        """
+        raise NotImplementedError("reopen")
 
     async def crash(self, backstore: Any) -> Any:
         """Lose what is not durable, as a power cut does, and open the storage anew.
@@ -85,11 +131,6 @@ class BackstoreCase(_Base):
     def _close_last(self) -> Deferred[Any] | None:
         backstore, self._backstore = self._backstore, None
         return self.call(backstore.close) if backstore is not None else None
-
-    def require(self, backstore: Any, interface: Any) -> None:
-        """Skip the test when ``backstore`` does not provide ``interface``."""
-        if not interface.providedBy(backstore):
-            raise SkipTest(f"this backstore does not provide {interface.__name__}")
 
     def pattern(self, length: int, seed: int = 0) -> bytes:
         """Return bytes that look random, the same for the same ``seed``."""

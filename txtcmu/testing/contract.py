@@ -3,9 +3,12 @@
 A whole test module of a plugin can be::
 
     from twisted.trial.unittest import TestCase
+    from txtcmu.interfaces import IDiscard
     from txtcmu.testing.contract import BackstoreContract
 
     class MyDiskTests(BackstoreContract, TestCase):
+        companions = frozenset({IDiscard})
+
         async def make_backstore(self, size):
             self.path = self.mktemp()
             return await MyDisk.create(self.path, size)
@@ -13,6 +16,11 @@ A whole test module of a plugin can be::
         async def reopen(self, backstore):
             await as_deferred(backstore.close())
             return await MyDisk.open(self.path)
+
+``companions`` names the interfaces that the backstore provides beside ``IBackstore``, and so decides which tests there
+are: those of a companion that is not named do not exist, and one that is provided but not named is an error, as is the
+reverse.  Tests of durability exist for a class that overrides ``reopen``.  Nothing is ever skipped.  Where a backstore
+provides a companion only on some storage, each kind of storage is a class of its own.
 
 Run it with pytest or trial.  The tests speak to the backstore as the daemon does: results may be values, Deferreds
 or coroutines; buffers are windows that change owner as soon as a result has fired; overlapping writes never meet.
@@ -34,41 +42,48 @@ from txtcmu.interfaces import (
     IVectoredBackstore,
     IWriteZeroes,
 )
-from txtcmu.testing.backstorecase import BackstoreCase
+from txtcmu.testing.backstorecase import BackstoreCase, needs
 
 __all__ = ["BackstoreContract"]
 
-_COMPANIONS = (IVectoredBackstore, IForceUnitAccess, IDiscard, IWriteZeroes)
+_COMPANIONS = frozenset({IVectoredBackstore, IForceUnitAccess, IDiscard, IWriteZeroes})
 
 
 class BackstoreContract(BackstoreCase):
     """Tests of :class:`~txtcmu.interfaces.IBackstore` and its companions; mix it into a trial ``TestCase``.
 
     :class:`~txtcmu.testing.backstorecase.BackstoreCase` has what an author overrides: ``make_backstore`` always,
-    ``reopen`` where something survives a close, ``crash`` where a test can cut the power.
+    ``companions`` unless there are none, ``reopen`` where something survives a close, ``crash`` where a test can cut
+    the power.
     """
 
     # What it declares.
 
     async def test_interfaces(self) -> None:
-        """Each declared interface is really there, with methods that take what the daemon passes."""
+        """What is in ``companions`` is what it provides, with methods that take what the daemon passes."""
         backstore = await self.open_backstore()
-        verifyObject(IBackstore, backstore)
-        for companion in _COMPANIONS:
-            if companion.providedBy(backstore):
-                verifyObject(companion, backstore)
+        provided = {companion for companion in _COMPANIONS | self.companions if companion.providedBy(backstore)}
+        found, declared = (sorted(each.__name__ for each in some) for some in (provided, self.companions))
+        self.assertEqual(found, declared, "companions must name exactly what the backstore provides")
+        for interface in (IBackstore, *provided):
+            verifyObject(interface, backstore)
 
     async def test_attributes(self) -> None:
-        """Size is what was asked for; the physical block and the discard granularity are powers of two."""
+        """Size is what was asked for; the physical block is a power of two."""
         backstore = await self.open_backstore()
         self.assertEqual(backstore.size, self.size)
         self.assertFalse(backstore.read_only)
-        units = [backstore.physical_block_size]
-        if IDiscard.providedBy(backstore):
-            units.append(backstore.discard_granularity)
-            self.assertIn(backstore.discard_zeroes, (True, False))
-        for unit in units:
-            self.assertTrue(type(unit) is int and unit > 0 and not unit & (unit - 1), f"{unit!r} is no power of two")
+        self._power_of_two(backstore.physical_block_size)
+
+    @needs(IDiscard)
+    async def test_discard_attributes(self) -> None:
+        """The discard granularity is a power of two; whether discarded blocks read as zeroes is a yes or a no."""
+        backstore = await self.open_backstore()
+        self._power_of_two(backstore.discard_granularity)
+        self.assertIn(backstore.discard_zeroes, (True, False))
+
+    def _power_of_two(self, unit: Any) -> None:
+        self.assertTrue(type(unit) is int and unit > 0 and not unit & (unit - 1), f"{unit!r} is no power of two")
 
     # A flat array of bytes.
 
@@ -133,7 +148,7 @@ class BackstoreContract(BackstoreCase):
             (IWriteZeroes, ["write_zeroes"]),
             (IDiscard, ["discard"]),
         ):
-            operations += names if interface.providedBy(backstore) else []
+            operations += names if interface in self.companions else []
         blocks = self.size // self.block_size
         for _ in range(self.rounds):
             operation = random.choice(operations)
@@ -165,6 +180,7 @@ class BackstoreContract(BackstoreCase):
 
     # Durability.
 
+    @needs(reopen=True)
     async def test_reopen(self) -> None:
         """What was written and flushed is there after closing and opening anew."""
         backstore = await self.open_backstore()
@@ -175,6 +191,7 @@ class BackstoreContract(BackstoreCase):
         self.assertEqual(backstore.size, self.size)
         await self.expect(backstore, 4 * self.block_size, data, "after reopen")
 
+    @needs(reopen=True)
     async def test_flush_survives_a_crash(self) -> None:
         """Every write whose result had fired before a flush was called is there after a crash."""
         backstore = await self.open_backstore()
@@ -185,10 +202,10 @@ class BackstoreContract(BackstoreCase):
         for offset, data in pieces:
             await self.expect(backstore, offset, data, "flushed, then a crash")
 
+    @needs(IForceUnitAccess, reopen=True)
     async def test_fua_survives_a_crash(self) -> None:
         """A FUA write is there after a crash that follows its result at once."""
         backstore = await self.open_backstore()
-        self.require(backstore, IForceUnitAccess)
         data = self.pattern(12 * self.block_size)
         await self.call(backstore.write_fua, 4096, self.cut(len(data), Random(self.seed), data))
         await self.expect(backstore, 4096, data, "FUA write")
@@ -197,10 +214,10 @@ class BackstoreContract(BackstoreCase):
 
     # Companions.
 
+    @needs(IVectoredBackstore)
     async def test_odd_windows(self) -> None:
         """Windows whose borders fall anywhere hold the same bytes as one buffer; nothing around them changes."""
         backstore = await self.open_backstore()
-        self.require(backstore, IVectoredBackstore)
         random, length = Random(self.seed), 100 * self.block_size
         data = self.pattern(length)
         windows = self.cut(length, random, data)
@@ -212,10 +229,10 @@ class BackstoreContract(BackstoreCase):
         self.assertEqual(await self.readv(backstore, 4096, windows), data)
         self._neighbours_kept(windows)
 
+    @needs(IVectoredBackstore)
     async def test_very_many_windows(self) -> None:
         """A command may have more windows than one system call takes."""
         backstore = await self.open_backstore()
-        self.require(backstore, IVectoredBackstore)
         data = self.pattern(2100 * self.block_size)
         memory = memoryview(bytearray(data))
         windows = [memory[at : at + self.block_size] for at in range(0, len(data), self.block_size)]
@@ -223,16 +240,16 @@ class BackstoreContract(BackstoreCase):
         memory[:] = bytes(len(data))
         self.assertEqual(await self.readv(backstore, 0, windows), data)
 
+    @needs(IDiscard)
     async def test_discard(self) -> None:
         """Discarding touches nothing outside of its range; with discard_zeroes all of the range reads as zeroes."""
         backstore = await self.open_backstore()
-        self.require(backstore, IDiscard)
         await self._punch(backstore, backstore.discard, backstore.discard_zeroes)
 
+    @needs(IWriteZeroes)
     async def test_write_zeroes(self) -> None:
         """Zeroing makes exactly its range read as zeroes, aligned or not."""
         backstore = await self.open_backstore()
-        self.require(backstore, IWriteZeroes)
         await self._punch(backstore, backstore.write_zeroes, True)
 
     async def _punch(self, backstore: Any, operation: Callable[..., object], zeroes: bool) -> None:
@@ -277,10 +294,10 @@ class BackstoreContract(BackstoreCase):
         result.cancel()
         await DeferredList([result], consumeErrors=True)
 
+    @needs(IVectoredBackstore)
     async def test_cancelled_read_lets_go(self) -> None:
         """When a cancelled read's Deferred has fired, the windows are touched no more."""
         backstore = await self.open_backstore()
-        self.require(backstore, IVectoredBackstore)
         await self.write(backstore, 0, self.pattern(self.size))
         for length in (4096, self.size // 2):
             memory = bytearray(length)
@@ -292,25 +309,26 @@ class BackstoreContract(BackstoreCase):
     async def test_cancelled_write_lets_go(self) -> None:
         """When a cancelled write's Deferred has fired, the window is read no more and the write lands no more."""
         backstore = await self.open_backstore()
-        for vectored in (False, True):
-            if vectored and not IVectoredBackstore.providedBy(backstore):
-                continue
-            for length in (4096, self.size // 2):
-                await self.write(backstore, 0, b"\x22" * length)
-                memory = bytearray(b"\x11" * length)
-                view = memoryview(memory)
-                if vectored:
-                    result = self.call(backstore.writev, 0, [view[:512], view[512:]])
-                else:
-                    result = self.call(backstore.write, 0, view)
-                await self._cancelled(result)
-                memory[:] = b"\x99" * length
-                found = await self.read(backstore, 0, length)
-                self.assertLessEqual(set(found), {0x11, 0x22}, "a cancelled write took bytes from the window too late")
-                newer = self.pattern(length, length)
-                await self.write(backstore, 0, newer)
-                await self.settle(backstore)
-                await self.expect(backstore, 0, newer, "a cancelled write landed on top of a newer one")
+        await self._cancel_writes(backstore, lambda whole: self.call(backstore.write, 0, whole))
+
+    @needs(IVectoredBackstore)
+    async def test_cancelled_writev_lets_go(self) -> None:
+        """The same holds for a write of several windows."""
+        backstore = await self.open_backstore()
+        await self._cancel_writes(backstore, lambda whole: self.call(backstore.writev, 0, [whole[:512], whole[512:]]))
+
+    async def _cancel_writes(self, backstore: Any, write: Callable[[memoryview], Deferred[Any]]) -> None:
+        for length in (4096, self.size // 2):
+            await self.write(backstore, 0, b"\x22" * length)
+            memory = bytearray(b"\x11" * length)
+            await self._cancelled(write(memoryview(memory)))
+            memory[:] = b"\x99" * length
+            found = await self.read(backstore, 0, length)
+            self.assertLessEqual(set(found), {0x11, 0x22}, "a cancelled write took bytes from the window too late")
+            newer = self.pattern(length, length)
+            await self.write(backstore, 0, newer)
+            await self.settle(backstore)
+            await self.expect(backstore, 0, newer, "a cancelled write landed on top of a newer one")
 
     async def test_cancelled_flush_does_no_harm(self) -> None:
         """After a cancelled flush, writes and flushes work as before."""
