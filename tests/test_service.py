@@ -127,6 +127,7 @@ class Host:
             self.test.successResultOf(self.stop())
         for kernel in self.kernels:
             kernel.verify()
+        self.test.assertTrue(all(socket.closed for socket in self.netlink.sockets), "a socket was left open")
 
 
 class ServiceTestCase(SynchronousTestCase):

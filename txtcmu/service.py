@@ -77,7 +77,7 @@ class TcmuService(Service):
         self._netlink = kernel.netlink(reactor, self)
         self._monitor = kernel.monitor(reactor, self)
         # Devices not closed yet, among them those whose minor another has by now.
-        self._open_devices: set[Device] = set()
+        self._open_devices: dict[Device, None] = {}
         # Minors whose ADDED event is, or was, answered as such.
         self._announced: set[int] = set()
         self._answers: set[Deferred[None]] = set()
@@ -238,12 +238,12 @@ class TcmuService(Service):
                 raise
             device = Device(self._reactor, self._kernel.target(uio), self._factories[config.handler], config)
             self.devices[uio.minor] = device
-            self._open_devices.add(device)
+            self._open_devices[device] = None
             device.closed().addCallback(lambda _: self._forget(uio.minor, device))
         await device.open()
 
     def _forget(self, minor: int, device: Device) -> None:
-        self._open_devices.discard(device)
+        self._open_devices.pop(device, None)
         if self.devices.get(minor) is device:
             del self.devices[minor]
             self._announced.discard(minor)
