@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.backstores.s3support import BLOCK, Bench, start
+from txtcmu.backstores import blockwriter
 from txtcmu.errors import BackstoreError, NotReadyError
 from txtcmu.testing.fakes3 import Fault
 
@@ -357,6 +359,23 @@ class BusyBlockTests(SynchronousTestCase):
         self.bench.read(self.disk, BLOCK + 512, 512)
         requests = self.bench.requests(lambda: self.bench.write(self.disk, BLOCK, B))
         self.assertEqual(requests, [("PUT", "00000001", 200)])
+
+    def test_small_writes_of_one_block(self) -> None:
+        """A small write of a block that was written lately is one request: its other content is known."""
+        self.bench.write(self.disk, BLOCK, A)
+        self.bench.write(self.disk, 2 * BLOCK, A)
+        requests = self.bench.requests(lambda: self.bench.write(self.disk, BLOCK + 512, B[:512]))
+        self.assertEqual(requests, [("PUT", "00000001", 200)])
+        self.assertEqual(self.bench.stored(1).data, A[:512] + B[:512] + A[1024:])
+
+    def test_content_that_is_not_kept(self) -> None:
+        """Only so many blocks are kept; a small write of another reads it first."""
+        with mock.patch.object(blockwriter, "_IMAGES", BLOCK):
+            self.bench.write(self.disk, BLOCK, A)
+            self.bench.write(self.disk, 2 * BLOCK, A)
+            requests = self.bench.requests(lambda: self.bench.write(self.disk, BLOCK + 512, B[:512]))
+        self.assertEqual([method for method, _, _ in requests], ["GET", "PUT"])
+        self.assertEqual(self.bench.stored(1).data, A[:512] + B[:512] + A[1024:])
 
     def test_foreign_writer(self) -> None:
         """What somebody else wrote is kept where this write leaves it alone, and reported once."""

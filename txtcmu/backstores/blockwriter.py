@@ -10,6 +10,7 @@ and only the hole is deleted.  A DELETE that lands late therefore finds its hole
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from hashlib import md5
 from typing import Any
 
@@ -27,6 +28,7 @@ from txtcmu.threads import uncancellable
 __all__ = ["BlockWriter", "translated"]
 
 _CONFLICTS = 8
+_IMAGES = 4 << 20  # bytes of blocks written last that are kept: small writes mostly return to the same blocks
 
 
 def translated(error: ObjectStoreError) -> BackstoreError:
@@ -79,6 +81,8 @@ class BlockWriter:
         # Both have an entry for each block that is being changed.
         self._running: dict[int, _Change] = {}
         self._next: dict[int, _Change] = {}
+        # What the blocks written last hold, and the state of which that is true; the oldest first.
+        self._images: OrderedDict[int, tuple[str, bytearray]] = OrderedDict()
 
     def change(self, block: int, start: int, patch: bytes | int) -> Deferred[None]:
         """Overwrite a part of a block with bytes, or with so many zeroes.
@@ -115,7 +119,7 @@ class BlockWriter:
 
     async def _work(self, block: int) -> None:
         """Carry out changes of one block until there are none."""
-        image: bytearray | None = None
+        image = self._recall(block)
         while (change := self._next[block]).patches:
             self._running[block], self._next[block] = change, _Change()
             try:
@@ -127,6 +131,19 @@ class BlockWriter:
             else:
                 self._fire(change, None)
         del self._next[block], self._running[block]
+        if image is not None:
+            self._remember(block, image)
+
+    def _recall(self, block: int) -> bytearray | None:
+        state, image = self._images.pop(block, (None, None))
+        return image if state is not None and state == self._states.get(block) else None
+
+    def _remember(self, block: int, image: bytearray) -> None:
+        state = self._states.get(block)
+        if state is not None and state != ABSENT:
+            self._images[block] = state, image
+            while len(self._images) * self._layout.block_size > _IMAGES:
+                self._images.popitem(last=False)
 
     def _fire(self, change: _Change, result: Any) -> None:
         for waiter in change.waiters:
