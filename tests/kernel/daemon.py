@@ -130,11 +130,11 @@ def run(*command: str | Path, timeout: float = 240.0) -> str:
 
 
 class Fio:
-    """fio with verify at depth 32, on the first 8 MiB of a disk."""
+    """fio with verify at depth 32, on the first ``area`` of a disk."""
 
-    def __init__(self, path: str, *options: str) -> None:
+    def __init__(self, path: str, area: str, *options: str) -> None:
         command = ["fio", "--name=verify", f"--filename={path}", "--direct=1", "--ioengine=libaio", "--bs=4k"]
-        command += ["--rw=randrw", "--rwmixwrite=70", "--iodepth=32", "--size=8m", "--verify=crc32c"]
+        command += ["--rw=randrw", "--rwmixwrite=70", "--iodepth=32", f"--size={area}", "--verify=crc32c"]
         command += ["--verify_fatal=1", "--verify_backlog=256", "--randseed=1", *options]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self._path = path
