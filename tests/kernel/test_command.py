@@ -93,7 +93,10 @@ def test_bad_input_is_one_line_and_hurts_nobody(daemon: Daemon, tmp_path: Path) 
 
 def test_not_root() -> None:
     """Without root there is one line, and no traceback."""
-    for command in (["twist", "tcmu", "--handler", "memory"], ["txtcmu", "create", "memory/x", "--size=1M"]):
+    image = Path("/tmp/anybodys.img")
+    image.write_bytes(bytes(MIB))
+    image.chmod(0o666)
+    for command in (["twist", "tcmu", "--handler", "file"], ["txtcmu", "create", f"file{image}"]):
         done = subprocess.run(command, user=65534, capture_output=True, text=True, timeout=120)
         assert done.returncode == 1
         lines = [line for line in done.stderr.splitlines() if "plugin cache" not in line]
