@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from unittest import mock
 
+from botocore.exceptions import CredentialRetrievalError
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.backstores.s3support import BLOCK, Bench, start
@@ -167,6 +168,40 @@ class LateRequestTests(SynchronousTestCase):
         self.reopen()
         self.write(1, C)
         self.write(1, A)
+        self.assert_holds(1, A)
+
+    def test_given_up_for_lack_of_credentials(self) -> None:
+        """The same, when further attempts fail because credentials cannot be renewed."""
+        self.write(1, A)
+        self.script(Fault.late(HOUR, method="PUT"))
+        away = mock.Mock()
+        away.get_frozen_credentials.side_effect = CredentialRetrievalError(provider="sso", error_msg="away\nfor now")
+        _, outcome = start(self.disk.write(BLOCK, memoryview(B)))
+        with mock.patch.object(self.disk._store._signer, "_credentials", away):
+            self.bench.clock.pump([1.0] * 60)
+        self.assertTrue(outcome[0].check(NotReadyError))
+        self.assertIn("sso: away for now", str(outcome[0].value))
+        self.write(1, A)
+        self.assert_holds(1, A)
+
+    def test_given_up_for_no_good_reason(self) -> None:
+        """The same, when a further attempt fails in a way that nobody thought of."""
+        self.write(1, A)
+        self.script(Fault.late(HOUR, method="PUT"))
+        _, outcome = start(self.disk.write(BLOCK, memoryview(B)))
+        with mock.patch.object(self.disk._store._signer, "sign", side_effect=ZeroDivisionError):
+            self.bench.clock.pump([1.0] * 60)
+        self.assertTrue(outcome[0].check(ZeroDivisionError))
+        self.write(1, A)
+        self.assert_holds(1, A)
+
+    def test_credentials_renewed_in_time(self) -> None:
+        """Credentials that come a moment late cost nothing but that moment."""
+        away = mock.Mock()
+        good = self.disk._store._signer._credentials.get_frozen_credentials()
+        away.get_frozen_credentials.side_effect = [RuntimeError("still expired"), good, good]
+        with mock.patch.object(self.disk._store._signer, "_credentials", away):
+            self.write(1, A)
         self.assert_holds(1, A)
 
     def test_haunting_outlives_a_clean_close(self) -> None:

@@ -227,10 +227,11 @@ class BlockWriter:
             if isinstance(refused, MaybeMine):
                 states.doubt(block, was)
             raise
-        except ObjectStoreError as error:
+        except Exception as error:
+            # Whatever it is, an earlier attempt may be under way.
             states.forget(block)
             states.doubt(block, was)
-            if not isinstance(error, StoreUnavailable):
+            if isinstance(error, ObjectStoreError) and not isinstance(error, StoreUnavailable):
                 self._log.error("{error}", error=error)
             raise
         states.changed(block, was, receipt.etag, receipt.doubts)

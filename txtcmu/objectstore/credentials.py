@@ -13,10 +13,11 @@ from attrs import evolve
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials, RefreshableCredentials
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, ClientError
 from botocore.session import Session
 
 from txtcmu.errors import ConfigError
+from txtcmu.objectstore.retry import Later
 from txtcmu.objectstore.settings import S3Settings
 from txtcmu.threads import run
 
@@ -44,12 +45,16 @@ class Signer:
         """Return ``headers`` with those of the signature.
 
         :param payload_hash: SHA-256 of the body in hex, or ``UNSIGNED-PAYLOAD``.
+        :raise Later: there are no fresh credentials now; whoever gives them may be back in a moment.
         """
         credentials = self._credentials
-        if isinstance(credentials, RefreshableCredentials) and credentials.refresh_needed():
-            frozen = await run(self._reactor, credentials.get_frozen_credentials)
-        else:
-            frozen = credentials.get_frozen_credentials()
+        try:
+            if isinstance(credentials, RefreshableCredentials) and credentials.refresh_needed():
+                frozen = await run(self._reactor, credentials.get_frozen_credentials)
+            else:
+                frozen = credentials.get_frozen_credentials()
+        except (BotoCoreError, ClientError, RuntimeError) as error:  # the last: refreshed, and yet expired
+            raise Later(f"credentials: {' '.join(str(error).split())}", doubtful=False) from None
         request = AWSRequest(method, url, headers=dict(headers))
         request.context["payload_hash"] = payload_hash
         _Auth(frozen, "s3", self._region).add_auth(request)
