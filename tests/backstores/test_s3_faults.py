@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from unittest import mock
 
+from attrs import evolve
 from botocore.exceptions import CredentialRetrievalError
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -313,6 +314,18 @@ class BusyBlockTests(SynchronousTestCase):
         self.assertEqual([method for method, _, _ in self.fake.requests[before:]], ["GET", "PUT", "PUT"])
         expected = b"".join(bytes([number + 1]) * 512 for number in range(8))
         self.assertEqual(self.bench.stored(1).data, expected)
+
+    def test_change_after_a_delete_whose_reply_was_lost(self) -> None:
+        """A change that waited for a discard of unknown outcome reads the block, and is carried out."""
+        for fault in (Fault.lose_reply(method="DELETE"), Fault.refuse(403, "AccessDenied", method="DELETE")):
+            for data in (B, B[:512]):
+                self.bench.write(self.disk, BLOCK, A)
+                self.fake.faults = [evolve(fault)]
+                _, discarded = start(self.disk.discard(BLOCK, BLOCK))
+                _, written = start(self.disk.write(BLOCK, memoryview(data)))
+                self.bench.clock.pump([0.1] * 100)
+                self.assertEqual((discarded, written), ([None], [None]))
+                self.assertEqual(self.bench.stored(1).data, data + ZEROES[len(data) :])
 
     def test_not_acknowledged_before_durable(self) -> None:
         """A gathered write is not acknowledged by the PUT before it."""

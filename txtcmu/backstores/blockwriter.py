@@ -152,11 +152,12 @@ class BlockWriter:
     async def _carry_out(self, block: int, change: _Change, image: bytearray | None) -> bytearray:
         """Make one change durable; return the block's content.
 
-        :param image: the content before, when it is known together with the state.
+        :param image: the content before, when it is known; it counts only while the state is known, too.
         """
         try:
             for _ in range(_CONFLICTS):
-                if image is None:
+                # The change before this one may have ended with a DELETE of unknown outcome.
+                if image is None or self._states.get(block) is None:
                     image = await self._base(block, whole=change.covers(self._layout.block_size))
                 change.apply(image)
                 try:
