@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
 from attrs import evolve
 from botocore.exceptions import CredentialRetrievalError
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.backstores.s3support import BLOCK, Bench, start
 from txtcmu.backstores import blockwriter
 from txtcmu.errors import BackstoreError, NotReadyError
 from txtcmu.testing.fakes3 import Fault
+from txtcmu.threads import uncancellable
 
 A, B, C = (letter * BLOCK for letter in (b"a", b"b", b"c"))
 ZEROES = bytes(BLOCK)
@@ -371,16 +374,49 @@ class BusyBlockTests(SynchronousTestCase):
         self.bench.clock.advance(10.0)
         self.assertEqual(buffer, ZEROES)
 
+    def read_with_one_failure(self, during: Callable[[Deferred[Any]], object]) -> None:
+        """Read two blocks, of which one waits in a thread for its signature and the other is refused."""
+        self.bench.write(self.disk, BLOCK, A + A)
+        self.fake.faults.append(Fault.refuse(403, "AccessDenied", method="GET", key="00000002"))
+        signer = self.disk._store._signer
+        sign, thread = signer.sign, Deferred[None]()
+
+        async def slowly(method: str, url: str, *rest: Any) -> Any:
+            if url.endswith("00000001"):
+                await uncancellable(thread)
+            return await sign(method, url, *rest)
+
+        buffer = bytearray(2 * BLOCK)
+        with mock.patch.object(signer, "sign", slowly):
+            deferred, outcome = start(self.disk.readv(BLOCK, [memoryview(buffer)]))
+            self.bench.clock.advance(1.0)
+            during(deferred)
+            self.assertEqual(outcome, [])
+            thread.callback(None)
+        self.bench.clock.advance(1.0)
+        self.assertTrue(outcome[0].check(NotReadyError, CancelledError))
+        released = bytes(buffer)
+        self.bench.clock.advance(10.0)
+        self.assertEqual(buffer, released)
+
     def test_failed_read_touches_nothing_more(self) -> None:
-        """When one block's read fails, those of the others are over."""
+        """When a read of several blocks has failed, those of the others are over."""
+        self.read_with_one_failure(lambda deferred: None)
+
+    def test_cancelled_read_touches_nothing_more(self) -> None:
+        """The same when it is cancelled, which cannot be done to all of them."""
+        self.read_with_one_failure(lambda deferred: deferred.cancel())
+
+    def test_failed_read_reports_the_reason(self) -> None:
+        """A read that fails waits for the last block, and fails with what was wrong with the one."""
         self.bench.write(self.disk, BLOCK, A + A)
         self.fake.faults.append(Fault(method="GET", key="00000001", answered=5.0))
         self.fake.faults.append(Fault.refuse(403, "AccessDenied", method="GET", key="00000002"))
-        buffer = bytearray(2 * BLOCK)
-        _, outcome = start(self.disk.readv(BLOCK, [memoryview(buffer)]))
+        _, outcome = start(self.disk.readv(BLOCK, [memoryview(bytearray(2 * BLOCK))]))
+        self.assertEqual(outcome, [])
+        self.bench.clock.advance(5.0)
         self.assertTrue(outcome[0].check(NotReadyError))
-        self.bench.clock.advance(10.0)
-        self.assertEqual(buffer, bytes(2 * BLOCK))
+        self.assertIn("grant", str(outcome[0].value))
 
     def test_whole_blocks_need_no_read(self) -> None:
         """A whole block is written with one request when its state is known."""

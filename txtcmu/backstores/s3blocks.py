@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredList, FirstError, gatherResults
-from twisted.python.failure import Failure
+from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from txtcmu.backstores.blockformat import ABSENT, BlockFormat
@@ -20,6 +19,7 @@ from txtcmu.backstores.blockwriter import BlockWriter, translated
 from txtcmu.errors import ObjectStoreError
 from txtcmu.interfaces import IBackstore, IDiscard, IForceUnitAccess, IVectoredBackstore, IWriteZeroes
 from txtcmu.iovec import gather, scatter
+from txtcmu.results import all_of
 from txtcmu.threads import uncancellable
 
 __all__ = ["S3Blocks"]
@@ -72,14 +72,8 @@ class S3Blocks:
             Deferred.fromCoroutine(self._read(block, start, count, into))
             for (block, start, count), into in zip(self._pieces(offset, length), windows, strict=True)
         ]
-
-        def failed(failure: Failure) -> Failure:
-            # The buffers are somebody else's as soon as this returns.
-            for each in reads:
-                each.cancel()
-            return failure.value.subFailure if isinstance(failure.value, FirstError) else failure
-
-        return gatherResults(reads, consumeErrors=True).addCallbacks(lambda _: length, failed)
+        # Not all can be cancelled, and the buffers are somebody else's as soon as this fires: it waits for the last.
+        return all_of(reads).addCallback(lambda _: length)
 
     def write(self, offset: int, data: memoryview) -> Deferred[None]:
         """Store ``data``; it is copied at once."""
@@ -168,13 +162,7 @@ class S3Blocks:
 
 def _all(changes: list[Deferred[None]]) -> Deferred[None]:
     """Return what fires when the last of them has, and fails when one did; it cannot be cancelled."""
-    if len(changes) == 1:
-        return changes[0]
-
-    def judge(results: list[tuple[bool, Any]]) -> Any:
-        return next((result for success, result in results if not success), None)
-
-    return uncancellable(DeferredList(changes, consumeErrors=True).addCallback(judge))
+    return changes[0] if len(changes) == 1 else all_of(changes)
 
 
 def _windows(buffers: list[memoryview], lengths: list[int]) -> Iterator[list[memoryview]]:
