@@ -17,7 +17,7 @@ from txtcmu.kernel.netlink import NetlinkListener
 from txtcmu.kernel.sysfs import UIODevice
 from txtcmu.lun.device import OPEN_PATIENCE, State
 from txtcmu.lun.target import Settings
-from txtcmu.service import REMOVE_PATIENCE, Kernel, TcmuService
+from txtcmu.service import REJOIN_DELAY, REMOVE_PATIENCE, Kernel, TcmuService
 from txtcmu.testing.fakekernel import FakeKernel
 from txtcmu.testing.initiator import FakeInitiator
 from txtcmu.testing.reactor import FakeReactor
@@ -64,6 +64,7 @@ class Host:
 
     def make_service(self, drain_timeout: float = 20.0, replies: bool = True) -> TcmuService:
         kernel = Kernel(
+            thread_pool=lambda reactor: reactor.getThreadPool(),
             netlink=lambda reactor, consumer: NetlinkListener(reactor, consumer, self.netlink.factory),
             monitor=lambda *_: self.monitor,  # type: ignore[arg-type]
             discover=lambda: list(self.present.values()),
@@ -221,16 +222,36 @@ class EventTests(ServiceTestCase):
         self.flushLoggedErrors(SystemExit)
 
     def test_busy(self) -> None:
-        """A device that another process keeps is answered with EBUSY, after a long time: if that one has not."""
+        """Whoever enables a device that another process keeps is not held for ever."""
         self.host.start()
         kernel = self.host.device(4)
         other = kernel.open()
         self.host.event(ADDED, 4)
-        self.host.reactor.pump([0.1] * 290)
+        self.host.reactor.pump([0.1] * 190)
         self.assertEqual(self.host.answers(), [])
         self.host.reactor.pump([0.1] * 20)
-        self.assertEqual(self.host.answers(), [(ADDED_DONE, 4, -errno.EBUSY)])
+        self.assertEqual(self.host.answers(), [(ADDED_DONE, 4, 0)])
         other.close()
+        self.host.reactor.pump([0.1] * 2)
+        self.assertTrue(self.host.serves(kernel))
+
+    def test_hung_configfs(self) -> None:
+        """Whoever enables a device is answered even if its attributes cannot be read."""
+        self.host.start()
+        self.host.reactor.hold_threads()
+        self.host.add(4)
+        self.host.reactor.pump([1.0] * 19)
+        self.assertEqual(self.host.answers(), [])
+        self.host.reactor.advance(1)
+        self.assertEqual(self.host.answers(), [(ADDED_DONE, 4, 0)])
+        self.host.reactor.release_threads()
+        self.host.settle()
+
+    def test_hung_backstores(self) -> None:
+        """Backstores that keep all of the reactor's threads keep none that devices need of the kernel."""
+        service = TcmuService(self.host.reactor, {}, Configuration(), 1.0, True)
+        self.assertIsNot(service._pool, self.host.reactor.getThreadPool())
+        self.assertGreater(service._pool.max, 0)
 
     def test_removed(self) -> None:
         """REMOVED is answered when the device is closed; nothing looks at configfs in between."""
@@ -339,6 +360,31 @@ class ScanTests(ServiceTestCase):
         self.host.settle()
         self.assertEqual((self.host.answers(), self.host.disk.opened), ([(ADDED_DONE, 4, 0)], 1))
 
+    def test_refused_before_its_event(self) -> None:
+        """A device that a uevent tells of, and that is refused when it is announced, is answered once."""
+        opening = self.host.disk.backstore = Deferred()
+        self.host.start()
+        self.host.device(4)
+        self.host.service.uio_added(4)
+        self.host.event(ADDED, 4)
+        opening.errback(ConfigError("no such file"))
+        self.host.settle()
+        self.assertEqual(self.host.answers(), [(ADDED_DONE, 4, -errno.EINVAL)])
+
+    def test_answered_before_its_event(self) -> None:
+        """A device that is open before its event comes is answered once; one enabled anew later is, too."""
+        self.host.start()
+        self.host.device(4)
+        self.host.service.uio_added(4)
+        self.host.settle()
+        self.assertEqual(self.host.answers(), [(ADDED_DONE, 4, 0)])
+        self.host.event(ADDED, 4)
+        self.assertEqual(self.host.answers(), [])
+        self.host.remove(4)
+        self.host.answers()
+        self.host.add(4)
+        self.assertEqual(self.host.answers(), [(ADDED_DONE, 4, 0)])
+
     def test_scan_goes_on(self) -> None:
         """A device that cannot even be asked for its state keeps no other one from being found."""
         self.host.device(3)
@@ -371,12 +417,19 @@ class ScanTests(ServiceTestCase):
         self.assertEqual((self.host.answers(), self.host.disk.opened), ([(ADDED_DONE, 4, 0)], 1))
 
     def test_netlink_lost(self) -> None:
-        """When netlink breaks, devices are served on."""
+        """When netlink breaks, devices are served on, and what was announced meanwhile is found and answered."""
         self.host.start()
         kernel = self.host.add(4)
+        self.host.answers()
         self.host.netlink.members[0].put(OSError(errno.EBADF, "broken"))
         self.host.settle()
         self.assertTrue(self.host.serves(kernel))
+        self.host.device(5)
+        self.host.reactor.advance(REJOIN_DELAY)
+        self.host.settle()
+        self.assertEqual(self.host.answers(), [(ADDED_DONE, 5, 0)])
+        self.host.add(6)
+        self.assertEqual(self.host.answers(), [(ADDED_DONE, 6, 0)])
 
 
 class StartStopTests(ServiceTestCase):

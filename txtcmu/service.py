@@ -16,6 +16,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
 
 from txtcmu.config import Configuration
 from txtcmu.errors import ConfigError, KernelError, TCMUError
@@ -25,12 +26,22 @@ from txtcmu.kernel.tcm_user import DeviceEvent
 from txtcmu.lun.device import Device
 from txtcmu.lun.target import KernelTarget, Target
 from txtcmu.results import within
-from txtcmu.threads import run
+from txtcmu.threads import Threads
 
 __all__ = ["Kernel", "TcmuService"]
 
+#: Seconds until whoever enables a device is answered, although it is not open yet.
+ADD_PATIENCE: Final = 20.0
 #: Seconds until the removal of a device is answered although its backstore is not closed yet.
 REMOVE_PATIENCE: Final = 5.0
+#: Seconds until a netlink socket that broke is opened again.
+REJOIN_DELAY: Final = 1.0
+#: Threads for calls into configfs and sysfs: few, and theirs alone, since backstores that hang take all they can get.
+KERNEL_THREADS: Final = 4
+
+
+def _thread_pool(_: Any) -> ThreadPool:
+    return ThreadPool(0, KERNEL_THREADS, "kernel")
 
 
 @frozen
@@ -42,6 +53,7 @@ class Kernel:
     discover: Callable[[], list[UIODevice]] = discover
     wait_for: Callable[[Any, int], Deferred[UIODevice]] = wait_for
     target: Callable[[UIODevice], Target] = KernelTarget
+    thread_pool: Callable[[Any], Any] = _thread_pool
 
 
 _KERNEL: Final = Kernel()
@@ -76,10 +88,15 @@ class TcmuService(Service):
         self._kernel = kernel
         self._netlink = kernel.netlink(reactor, self)
         self._monitor = kernel.monitor(reactor, self)
+        self._pool = kernel.thread_pool(reactor)
+        self._threads = Threads(reactor, self._pool)
+        self._rejoining: Any = None
         # Devices not closed yet, among them those whose minor another has by now.
         self._open_devices: dict[Device, None] = {}
-        # Minors whose ADDED event is, or was, answered as such.
-        self._announced: set[int] = set()
+        # Found by a scan, and not announced since, by minor: whoever enabled them may be waiting for an answer.
+        self._found: dict[int, UIODevice] = {}
+        # Ids of devices whose ADDED was answered although its event was still to come.
+        self._answered: set[int] = set()
         self._answers: set[Deferred[None]] = set()
 
     def startService(self) -> None:
@@ -89,6 +106,7 @@ class TcmuService(Service):
         """
         # Events are heard before the scan, so that no device falls in between.
         self._netlink.start()
+        self._pool.start()
         super().startService()  # type: ignore[no-untyped-call]
         try:
             self._monitor.start()
@@ -99,17 +117,26 @@ class TcmuService(Service):
         self.events_lost()
 
     def stopService(self) -> Deferred[Any]:
-        """Drain every device, then stop hearing: removals are answered to the last."""
+        """Drain every device, then stop hearing: removals are answered to the last.
+
+        :return: Deferred of the devices that were given up; their backstores hold on to commands, or threads.
+        """
         super().stopService()  # type: ignore[no-untyped-call]
         return Deferred.fromCoroutine(self._stop())
 
-    async def _stop(self) -> None:
+    async def _stop(self) -> list[Device]:
         await DeferredList([device.close(self._drain_timeout) for device in list(self._open_devices)])
         for device in self._open_devices:
             self._log.warn("{device}: given up, its backstore is still busy", device=device)
         await within(self._reactor, self._drain_timeout, DeferredList(list(self._answers)))
         self._monitor.stop()
         self._netlink.stop()
+        if self._rejoining is not None:
+            self._rejoining.cancel()
+            self._rejoining = None
+        if not self._open_devices:
+            self._pool.stop()
+        return list(self._open_devices)
 
     def _log_error(self, failure: Failure, doing: str) -> None:
         if isinstance(failure.value, TCMUError | OSError):
@@ -125,12 +152,16 @@ class TcmuService(Service):
     def device_added(self, event: DeviceEvent) -> None:
         """A device is being enabled: open it, then answer."""
         if self._is_ours(event):
-            self._announced.add(event.minor)
+            self._found.pop(event.minor, None)
             self._answer(event, self._add(event))
 
     async def _add(self, event: DeviceEvent) -> None:
-        status = await self._status(self._find_and_open(event.minor), event.name)
-        await self._netlink.added_done(event.device_id, status)
+        if event.device_id in self._answered:
+            self._answered.discard(event.device_id)
+            return
+        opening = Deferred.fromCoroutine(self._status(self._find_and_open(event.minor), event.name))
+        in_time = await within(self._reactor, ADD_PATIENCE, opening)
+        await self._netlink.added_done(event.device_id, await opening if in_time else 0)
 
     async def _find_and_open(self, minor: int) -> None:
         uio = await self._kernel.wait_for(self._reactor, minor)
@@ -145,10 +176,8 @@ class TcmuService(Service):
             await opening
         except ConfigError:
             return -errno.EINVAL
-        except TCMUError as error:
-            # Another daemon that serves the device has answered long ago, and its answer counts.
-            busy = isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EBUSY
-            return -errno.EBUSY if busy else -errno.EIO
+        except TCMUError:
+            return -errno.EIO
         except Exception:
             self._log.failure("opening {name}", name=name)
             return -errno.EIO
@@ -169,6 +198,7 @@ class TcmuService(Service):
         device = self.devices.get(event.minor)
         if device is not None:
             await device.close(REMOVE_PATIENCE)
+        self._answered.discard(event.device_id)
         await self._netlink.removed_done(event.device_id)
 
     def device_reconfigured(self, event: DeviceEvent) -> None:
@@ -178,8 +208,18 @@ class TcmuService(Service):
             refused.addErrback(self._log_error, f"answering for {event.name}")
 
     def netlink_lost(self, error: BaseException) -> None:
-        """Devices are served, and heard of through uevents, but nobody gets an answer."""
-        self._log.critical("netlink is lost, restart the daemon: {error}", error=error)
+        """Nobody is answered until events are heard again; devices are served meanwhile."""
+        self._log.error("netlink is lost, opening it again: {error}", error=error)
+        self._rejoining = self._reactor.callLater(REJOIN_DELAY, self._rejoin)
+
+    def _rejoin(self) -> None:
+        self._rejoining = None
+        try:
+            self._netlink.start()
+        except TCMUError as error:
+            self.netlink_lost(error)
+        else:
+            self.events_lost()
 
     def events_lost(self) -> None:
         """Events may have been lost, or were before our time: look for devices."""
@@ -187,12 +227,13 @@ class TcmuService(Service):
         scanned.addErrback(self._log_error, "looking for devices")
 
     async def _scan(self) -> None:
-        for uio in await run(self._reactor, self._kernel.discover):
+        for uio in await self._threads.run(self._kernel.discover):
             self._adopt(uio)
 
     def _adopt(self, uio: UIODevice) -> None:
         """Open a device that was there already."""
         if self.running and self._owns(uio.dev_config) and uio.minor not in self.devices:
+            self._found[uio.minor] = uio
             adopted = Deferred.fromCoroutine(self._open_and_answer(uio))
             adopted.addErrback(self._log_error, f"answering for {uio.name}")
 
@@ -200,9 +241,12 @@ class TcmuService(Service):
         status = await self._status(self._open(uio), uio.name)
         # Whoever enabled it may still be waiting for a daemon that died; but a second answer could hit, and so lose
         # for ever, whoever waits for something else by then.
-        if uio.minor not in self._announced:
-            device_id = await run(self._reactor, self._kernel.target(uio).pending)
+        device_id = await self._threads.run(self._kernel.target(uio).pending)
+        if self._found.get(uio.minor) is uio:
+            del self._found[uio.minor]
             if device_id is not None:
+                if status == 0:
+                    self._answered.add(device_id)
                 await self._netlink.added_done(device_id, status)
 
     # What uevents tell (UIOConsumer)
@@ -236,7 +280,8 @@ class TcmuService(Service):
             except TCMUError as error:
                 self._log.error("{name} is refused: {error}", name=uio.name, error=error)
                 raise
-            device = Device(self._reactor, self._kernel.target(uio), self._factories[config.handler], config)
+            factory = self._factories[config.handler]
+            device = Device(self._reactor, self._kernel.target(uio), self._threads, factory, config)
             self.devices[uio.minor] = device
             self._open_devices[device] = None
             device.closed().addCallback(lambda _: self._forget(uio.minor, device))
@@ -246,4 +291,3 @@ class TcmuService(Service):
         self._open_devices.pop(device, None)
         if self.devices.get(minor) is device:
             del self.devices[minor]
-            self._announced.discard(minor)

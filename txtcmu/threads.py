@@ -32,4 +32,19 @@ def uncancellable(work: Deferred[T]) -> Deferred[T]:
 
 def run(reactor: Any, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
     """Call ``function`` in the reactor's thread pool; cancelling the Deferred waits for the call to end."""
-    return uncancellable(deferToThreadPool(reactor, reactor.getThreadPool(), function, *args, **kwargs))
+    return Threads(reactor, reactor.getThreadPool()).run(function, *args, **kwargs)
+
+
+class Threads:
+    """A thread pool for one kind of work, which calls of another kind that hang cannot starve.
+
+    :param pool: as :class:`twisted.python.threadpool.ThreadPool`.
+    """
+
+    def __init__(self, reactor: Any, pool: Any) -> None:
+        self._reactor = reactor
+        self._pool = pool
+
+    def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        """Call ``function`` in the pool; cancelling the Deferred waits for the call to end."""
+        return uncancellable(deferToThreadPool(self._reactor, self._pool, function, *args, **kwargs))

@@ -66,6 +66,23 @@ class Discarding(ScriptedBackstore):
         return self.script["discard"](offset, length) if "discard" in self.script else None
 
 
+class NoDataTests(RigTestCase):
+    """Commands whose CDB speaks of no data, from initiators that ask for data all the same."""
+
+    def test_nothing_leaks(self) -> None:
+        """The buffer such a command comes with goes back as zeroes, not as what other commands left in it."""
+        rig = self.rig(MemoryBackstore(SIZE))
+        test_unit_ready, synchronize, start = bytes(6), b"\x35" + bytes(9), bytes([0x1B, 0, 0, 0, 1, 0])
+        unmap_nothing, write_nothing = b"\x42" + bytes(9), b"\x2a" + bytes(9)
+        for cdb in (test_unit_ready, synchronize, start, unmap_nothing, write_nothing):
+            written = rig.initiator.write(0, b"S" * 4096)
+            rig.settle()
+            self.assertEqual(written.status, GOOD)
+            command = rig.kernel.submit(cdb, data_in_length=4096)
+            rig.settle()
+            self.assertEqual((command.status, command.data), (GOOD, bytes(4096)), cdb.hex())
+
+
 class ReadWriteTests(RigTestCase):
     def test_data(self) -> None:
         """What is written is read back by any form of READ, wherever the pages of the buffers lie."""

@@ -351,6 +351,25 @@ class ServeTests(_TestCase):
         self.assertEqual((rig.factory.opened, lost.names[2:]), (2, ["close"]))
         self.assertIsNone(self.sense(rig))
 
+    def test_lost_by_errno(self) -> None:
+        """A backstore whose OSError means that it is away is opened again, like one that says so itself."""
+        for number in (errno.ESTALE, errno.ENODEV, errno.ETIMEDOUT):
+            rig = self.rig(ScriptedBackstore(SIZE, write=lambda *_, number=number: fail(OSError(number, "away"))))
+            failed = self.write(rig)
+            self.assertEqual((failed.sense_code, rig.device.state), (BECOMING_READY, State.DEGRADED))
+            rig.factory.backstore = ScriptedBackstore(SIZE)
+            rig.reactor.advance(1)
+            rig.settle()
+            self.assertEqual((rig.factory.opened, self.sense(rig)), (2, None))
+
+    def test_limits_before_ready(self) -> None:
+        """The longest transfer that a disk tells before it was ever ready is the one that it takes when it is."""
+        rig = self.announced(NotReadyError("away"), max_blocks=128)
+        rig.device.open()
+        limits = rig.initiator.inquiry(0xB0)
+        rig.settle()
+        self.assertEqual(int.from_bytes(limits.data[8:12], "big"), 128)
+
     def test_features_while_lost(self) -> None:
         """A disk that can discard says so, and NOT READY to UNMAP, while it is away, lest its initiator forgets."""
         rig = self.rig(MemoryBackstore(SIZE))

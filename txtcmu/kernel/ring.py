@@ -64,6 +64,11 @@ class TaskManagement:
         self.kind = kind
         self.commands = commands
 
+    @property
+    def name(self) -> str:
+        """Its name in SAM."""
+        return abi.TMR_TYPES.get(self.kind, f"task management function {self.kind}")
+
 
 class Ring:
     """The user side of one device's ring (ABI v2).

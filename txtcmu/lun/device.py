@@ -45,10 +45,10 @@ from txtcmu.lun.medium import Medium
 from txtcmu.lun.target import Target
 from txtcmu.lun.tasks import Task, TaskSet
 from txtcmu.results import Promise, as_deferred, within
-from txtcmu.scsi.constants import BUSY, GOOD, TASK_ABORTED
+from txtcmu.scsi.constants import BUSY, GOOD, NOT_READY, TASK_ABORTED
 from txtcmu.scsi.sense import sense_of
 from txtcmu.scsi.unit import LogicalUnit
-from txtcmu.threads import run
+from txtcmu.threads import Threads
 
 __all__ = ["Device", "State"]
 
@@ -85,16 +85,20 @@ _EXPECTED: Final = (CheckCondition, WriteProtectedError, BusyError, CancelledErr
 class Device:
     """One logical unit, between the kernel's ring and its backstore.
 
-    :param target: its kernel side, and ``factory``: who opens its backstore, as ``config`` says.
+    :param target: its kernel side, and ``threads``: where the calls of it that block are made.
+    :param factory: who opens its backstore, as ``config`` says.
     """
 
-    def __init__(self, reactor: Any, target: Target, factory: IBackstoreFactory, config: DeviceConfig) -> None:
+    def __init__(
+        self, reactor: Any, target: Target, threads: Threads, factory: IBackstoreFactory, config: DeviceConfig
+    ) -> None:
         self.name = target.name
         self.config = config
         self.state = State.ANNOUNCED
         self._log = Logger(source=self)
         self._reactor = reactor
         self._target = target
+        self._in_kernel = threads.run
         self._factory = factory
         self._attached = Promise()
         self._opened = Promise()
@@ -157,21 +161,22 @@ class Device:
     async def _attach(self) -> None:
         """Make the device ours: open it, empty its ring of what a dead daemon left, make reader and tasks."""
         target = self._target
-        self._settings = settings = await run(self._reactor, target.settings)
-        self._unit = LogicalUnit(UNREAD, max(1, settings.size // settings.block_size), settings.block_size)
+        self._settings = settings = await self._in_kernel(target.settings)
+        blocks = max(1, settings.size // settings.block_size)
+        self._unit = LogicalUnit(UNREAD, blocks, settings.block_size, max_transfer_blocks=settings.max_blocks)
         self._uio = uio = await self._open_uio()
         try:
             if settings.enabled:
                 # Only now that nobody else can have it open.  What is in the ring cannot be resumed.
-                await run(self._reactor, target.reset_ring)
-            await run(self._reactor, target.want_task_management)
+                await self._in_kernel(target.reset_ring)
+            await self._in_kernel(target.want_task_management)
             self._ring = ring = Ring(uio.memory, Task)
         except Exception:
             self._close_uio()
             raise
         self._reader = reader = RingReader(self._reactor, uio, ring, self)
         deadline = DEADLINE_SHARE * settings.cmd_time_out if settings.cmd_time_out else None
-        self._tasks = TaskSet(self._reactor, ring, reader, self._command_failed, self._free_kept, deadline)
+        self._tasks = TaskSet(self._reactor, ring, reader, self._command_failed, self._free_kept, deadline, self._log)
         self._complete = self._tasks.complete
         self._unready(NotReadyError("being opened"))
         self._medium = Medium(
@@ -231,7 +236,7 @@ class Device:
         self._handle = NotReadyCommands(self._unit, error, self._read_identity).handle
 
     def _read_identity(self) -> Deferred[Any]:
-        return run(self._reactor, self._target.identity)
+        return self._in_kernel(self._target.identity)
 
     # What the ring reader calls (RingConsumer); the first of these is the hot path.
 
@@ -251,6 +256,9 @@ class Device:
 
     def task_management_received(self, request: TaskManagement) -> None:
         """Abort the tasks that ``request`` names; the kernel answers the initiator."""
+        self._log.warn(
+            "{device}: {function} of {count} commands", device=self, function=request.name, count=len(request.commands)
+        )
         self._tasks.abort_these(request.commands, TASK_ABORTED)  # type: ignore[arg-type]  # the ring makes Tasks
 
     def device_lost(self) -> None:
@@ -275,7 +283,7 @@ class Device:
             self._command_failed(task, impossible)
             return
         self._complete(task, status, sense_data)
-        if isinstance(error, NotReadyError | FencedError):
+        if sense is not None and sense.key == NOT_READY and not isinstance(error, CheckCondition):
             self._medium.lose(error)
         elif isinstance(error, TCMUError | OSError | CancelledError):
             if not isinstance(error, _EXPECTED):
@@ -287,7 +295,7 @@ class Device:
     def _free_kept(self, cmd_id: int) -> None:
         if self._closing:
             return  # closing the device frees it, and nobody may touch configfs while a removal waits for us
-        freeing = run(self._reactor, self._target.free_kept_buf, cmd_id)
+        freeing = self._in_kernel(self._target.free_kept_buf, cmd_id)
         freeing.addErrback(lambda failure: self._log.failure("{device}: freeing a kept buffer", failure, device=self))
 
     # Closing

@@ -67,9 +67,8 @@ class TaskSet:
     :param failed: called with a task and the exception that its handler raised; completes the task.
     :param free_kept: called with the cmd_id of a kept command when its buffer can be freed; must not block.
     :param deadline: seconds after which a task is aborted with BUSY, ``None`` for never.
+    :param log: whose source is the device.
     """
-
-    _log = Logger()
 
     def __init__(
         self,
@@ -79,6 +78,7 @@ class TaskSet:
         failed: Callable[[Task, BaseException], None],
         free_kept: Callable[[int], None],
         deadline: float | None,
+        log: Logger,
     ) -> None:
         self._reactor = reactor
         self._ring = ring
@@ -86,6 +86,7 @@ class TaskSet:
         self._failed = failed
         self._free_kept = free_kept
         self._deadline = deadline
+        self._log = log
         self._timer: Any = None
         # In the order of arrival; kept ones stay until the handler lets go.
         self._waiting: dict[Task, None] = {}
@@ -126,7 +127,7 @@ class TaskSet:
         try:
             task.deferred.cancel()
         except Exception:
-            self._log.failure("a handler does not let itself be cancelled")
+            self._log.failure("{log_source}: a handler does not let itself be cancelled")
         if task in self._waiting and self._ring.supports_keep_buf:
             self._ring.complete(task, status, keep=True)
             task.aborted = _KEPT
@@ -193,7 +194,16 @@ class TaskSet:
         assert self._deadline is not None
         self._timer = None
         expired = self._reactor.seconds() - self._deadline + _DEADLINE_TICK
-        self.abort_these([task for task in self._waiting if task.since <= expired], c.BUSY)
+        overdue = [task for task in self._waiting if task.since <= expired and task.aborted is None]
+        if overdue:
+            self._log.warn(
+                "{log_source}: {count} commands took more than {deadline:g} s and were aborted, the first of them"
+                " with CDB {cdb}",
+                count=len(overdue),
+                deadline=self._deadline,
+                cdb=overdue[0].cdb.hex(),
+            )
+        self.abort_these(overdue, c.BUSY)
         oldest = next((task.since for task in self._waiting if task.since > expired), None)
         if oldest is not None and self._timer is None:
             self._timer = self._reactor.callLater(oldest - expired + _DEADLINE_TICK, self._check_deadline)

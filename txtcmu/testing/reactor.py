@@ -20,6 +20,12 @@ class _Pool:
     def __init__(self) -> None:
         self.held: list[Callable[[], None]] | None = None
 
+    def start(self) -> None:
+        """Do nothing: there are no threads."""
+
+    def stop(self) -> None:
+        """Do nothing: there are no threads."""
+
     def callInThreadWithCallback(
         self, finished: Callable[[bool, Any], None], function: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> None:

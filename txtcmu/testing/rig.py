@@ -26,6 +26,7 @@ from txtcmu.scsi.unit import Identity
 from txtcmu.testing.fakekernel import FakeKernel
 from txtcmu.testing.initiator import FakeInitiator
 from txtcmu.testing.reactor import FakeReactor
+from txtcmu.threads import Threads
 
 __all__ = ["FakeTarget", "OneBackstore", "Rig"]
 
@@ -145,7 +146,8 @@ class Rig:
         self.target = FakeTarget(self.kernel, Settings(size, block_size, max_blocks, cmd_time_out, enabled=False))
         self.factory = OneBackstore(backstore)
         self.initiator = FakeInitiator(self.kernel, block_size)
-        self.device = Device(self.reactor, self.target, self.factory, DeviceConfig("fake", "disk"))
+        threads = Threads(self.reactor, self.reactor.getThreadPool())
+        self.device = Device(self.reactor, self.target, threads, self.factory, DeviceConfig("fake", "disk"))
         if start:
             self.opened = self.device.open()
             self.settle()

@@ -19,7 +19,7 @@ from txtcmu.lun.target import Settings
 from txtcmu.scsi import constants as c
 from txtcmu.scsi import opcodes
 from txtcmu.scsi.cdb import FUA, read_write, start_stop_unit, synchronize_cache
-from txtcmu.scsi.opcodes import Opcode, find
+from txtcmu.scsi.opcodes import Direction, Opcode, find
 from txtcmu.scsi.refusals import invalid_field
 from txtcmu.scsi.sense import NO_SENSE_DATA, Sense
 from txtcmu.scsi.unit import Identity, LogicalUnit, Provisioning
@@ -77,6 +77,9 @@ class BlockCommands(UnitCommands):
             raise CheckCondition(c.NOT_READY, *c.INITIALIZING_COMMAND_REQUIRED)
         if row.writes and self.unit.read_only:
             raise WriteProtectedError("the backstore is read-only")
+        if command.length and row.direction is Direction.NONE:
+            # An initiator that asks for Data-In all the same gets the buffer, with what other commands left in it.
+            zero_from(command.buffers, 0)
         return self._methods[row](row, command)
 
     def sense(self) -> Sense:
@@ -87,8 +90,6 @@ class BlockCommands(UnitCommands):
         lba, blocks, flags = read_write(self.unit, row, command.cdb)
         length = blocks * self.unit.block_size
         buffers = self._buffers(row, command, length)
-        if command.length > length:
-            zero_from(command.buffers, length)
         if not length:
             return None
         if flags & FUA:
@@ -109,14 +110,15 @@ class BlockCommands(UnitCommands):
     def _buffers(self, row: Opcode, command: Any, length: int) -> list[memoryview]:
         """Return the ``length`` bytes of the data buffer that the CDB speaks of.
 
-        The kernel compares the two for no pass-through command.  A longer buffer is harmless; into a shorter one
-        the blocks do not go, and TCMU has no way to tell the initiator of an overflow.
+        The kernel compares the two for no pass-through command.  What a longer buffer has left is zeroed, since it
+        may go to the initiator; into a shorter one the blocks do not go, and TCMU cannot tell of an overflow.
         """
         if command.length == length:
             buffers: list[memoryview] = command.buffers
             return buffers
         if command.length < length:
             raise invalid_field(row.transfer.field.start, 7)
+        zero_from(command.buffers, length)
         return first(command.buffers, length)
 
     def _synchronize_cache(self, row: Opcode, command: Any) -> Deferred[None] | None:
@@ -126,6 +128,7 @@ class BlockCommands(UnitCommands):
 
     def _unmap(self, row: Opcode, command: Any) -> Deferred[None] | None:
         extents = parse_unmap(self.unit, command.cdb, gather(command.buffers))
+        zero_from(command.buffers, row.transfer_length(command.cdb, self.unit.block_size))
         size = self.unit.block_size
         return self._io.discard([(lba * size, blocks * size) for lba, blocks in extents])
 
