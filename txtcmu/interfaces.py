@@ -23,8 +23,9 @@ later.  Work that cannot be recalled must therefore not let the Deferred fire ea
 lost connection or a client library's error is *not* letting go, since the request may land an hour later.
 
 *Errors.*  Raise (or fail with) an exception of :mod:`txtcmu.errors`; :func:`txtcmu.scsi.sense.sense_of` says
-what the initiator sees.  ``OSError`` is mapped by its errno.  Anything else is logged with its traceback and
-reported as HARDWARE ERROR.
+what the initiator sees.  ``OSError`` is mapped by its errno; one that means *away* has the device close and reopen
+the backstore, as :class:`~txtcmu.errors.NotReadyError` does.  Anything else is logged with its traceback and
+reported as HARDWARE ERROR.  A Deferred belongs to one call: return a new one from each.
 
 *Order.*  Overlapping writes of one device never reach a backstore at the same time: the later one is called
 when the earlier one's result has fired.  Writes that do not overlap, and reads, come as they are.
@@ -134,7 +135,7 @@ class IDiscard(Interface):
 
 
 class IWriteZeroes(Interface):
-    """A backstore that can write zeroes without being sent them."""
+    """A backstore that can write zeroes without being sent them; no SCSI command asks for it yet."""
 
     def write_zeroes(offset: int, length: int) -> object:
         """Make ``length`` bytes at ``offset`` read as zeroes; space is kept where the storage can keep it.
@@ -177,7 +178,8 @@ class IBackstoreFactory(IPlugin):
     """A handler: how ``--handler NAME`` becomes backstores.
 
     Found as a :mod:`twisted.plugin` in ``txtcmu/plugins/``, or under the entry point ``txtcmu.backstores``.
-    The object should be cheap to import; optional libraries are imported by its methods.
+    The object should be cheap to import; optional libraries are imported by its methods.  It may have an attribute
+    ``secrets``, a frozenset of the options that are refused on the command line, where everybody can read them.
     """
 
     name = Attribute("The subtype: what dev_config starts with, before the first slash.  [a-z0-9_-]+")
@@ -203,7 +205,8 @@ class IBackstoreFactory(IPlugin):
         """Open storage that exists.
 
         :param parameters: a :class:`txtcmu.devconfig.DeviceParameters`.  ``size`` is that of the LUN; the device
-            itself compares it with the backstore's and refuses a difference.
+            itself compares it with the backstore's and refuses a difference.  ``None`` comes from somebody who only
+            wants to know the size: another daemon may have the storage open, and must not be disturbed.
         :return: an :class:`IBackstore` or :class:`ICommandHandler`, or a Deferred or coroutine of one.
         :raise txtcmu.errors.ConfigError: it can never work like this (the line names the mend).
         :raise txtcmu.errors.NotReadyError: it may work later; the device tries again by itself.

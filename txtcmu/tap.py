@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from twisted.application.service import IService
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python import usage
 
 from txtcmu import config, registry
 from txtcmu.devconfig import DeviceConfig
 from txtcmu.errors import ConfigError, TCMUError
+from txtcmu.lun.device import Device
 from txtcmu.service import TcmuService
 
 __all__ = ["Options", "makeService"]
+
+#: Threads for backstores whose calls block.
+BACKSTORE_THREADS: Final = 32
 
 _log = Logger()
 
@@ -56,7 +62,12 @@ class Options(usage.Options):
         """
         try:
             name, options = config.parse_handler(description)
-            _find(name, options)
+            secrets = options.keys() & getattr(_find(name, options), "secrets", frozenset())
+            if secrets:
+                raise ConfigError(
+                    f"--handler {name}: everybody can read {min(secrets)} here: put it into a profile of the"
+                    " configuration file, or into the environment"
+                )
         except ConfigError as error:
             raise usage.UsageError(str(error)) from error
         self["handlers"].setdefault(name, {}).update(options)
@@ -119,6 +130,17 @@ class _OneLineService(TcmuService):
             sys.exit(f"twist tcmu: {error}")
         _ignore_hangup(self._reactor)
 
+    def stopService(self) -> Deferred[Any]:
+        """See :meth:`TcmuService.stopService`."""
+        return super().stopService().addCallback(_leave_behind)
+
+
+def _leave_behind(given_up: list[Device]) -> None:
+    """End the process at once if backstores are still busy: the reactor would wait for their threads, for ever."""
+    if given_up:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
+
 
 def makeService(options: Options) -> IService:
     """Return the service that ``options`` ask for; what is wrong with them ends the process with one line."""
@@ -132,4 +154,5 @@ def makeService(options: Options) -> IService:
             factories[name] = _find(name, configuration.handlers[name])
     except TCMUError as error:
         sys.exit(f"twist tcmu: {error}")
+    reactor.suggestThreadPoolSize(BACKSTORE_THREADS)  # type: ignore[attr-defined]  # the module is the reactor
     return _OneLineService(reactor, factories, configuration, options["drain-timeout"], options["replies"])
