@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred
@@ -9,6 +10,7 @@ from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, Logger
 from twisted.python.failure import Failure
 
+from txtcmu.backstores.blockowner import Owner
 from txtcmu.backstores.s3blocks import S3Blocks
 from txtcmu.backstores.s3disk import create_disk, open_disk
 from txtcmu.results import as_deferred
@@ -49,23 +51,26 @@ class Bench:
         """Make the disk."""
         self.run(create_disk(self.fake.connect(), PREFIX, blocks * block_size, block_size))
 
-    def open(self, host: str = "here", takeover: bool = False) -> S3Blocks:
+    def open(self, host: str = "here", **arguments: Any) -> S3Blocks:
         """Open the disk."""
-        disk: S3Blocks = self.run(self.opening(host, takeover))
+        disk: S3Blocks = self.run(self.opening(host, **arguments))
         return disk
 
-    def opening(self, host: str = "here", takeover: bool = False) -> Any:
+    def opening(
+        self, host: str = "here", takeover: bool = False, owner: Owner | None = None, read_only: bool = False
+    ) -> Any:
         """Return the coroutine that opens the disk."""
         return open_disk(
             self.fake.connect(),
             PREFIX,
-            host=host,
+            owner=owner or Owner.process(host, os.getpid()),
             takeover=takeover,
             now=self.clock.seconds,
             log=Logger(observer=cast(ILogObserver, self.events.append)),
             make="txtcmu create",
             honours_delete=self._honours_delete,
             closed=lambda: None,
+            read_only=read_only,
         )
 
     async def _honours_delete(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from twisted.trial.unittest import TestCase
 from tests.backstores.s3support import PREFIX
 from tests.servers import seaweedfs as seaweedfs
 from tools.servers.seaweedfs import SeaweedFS
+from txtcmu.backstores.blockowner import Owner
 from txtcmu.backstores.s3 import S3Factory
 from txtcmu.backstores.s3blocks import S3Blocks
 from txtcmu.backstores.s3disk import create_disk, open_disk
@@ -44,7 +46,7 @@ class MemoryTests(DiskContract, TestCase):
         return await open_disk(
             self.store,
             PREFIX,
-            host="here",
+            owner=Owner.process("here", os.getpid()),
             takeover=False,
             now=reactor.seconds,
             log=Logger(),
@@ -85,7 +87,7 @@ class SeaweedFSTests(DiskContract, TestCase):
     def _start(self, seaweedfs: SeaweedFS) -> None:
         self.server = seaweedfs
 
-    def parameters(self, size: int | None) -> DeviceParameters:
+    def parameters(self, size: int) -> DeviceParameters:
         """Return what the service would pass."""
         options = {**self.server.options, "object_size": "64K"}
         config = DeviceConfig("s3", f"{self.server.bucket}/{self.id()}", options)
@@ -100,12 +102,12 @@ class SeaweedFSTests(DiskContract, TestCase):
     async def reopen(self, backstore: S3Blocks) -> S3Blocks:
         """Close and open."""
         await backstore.close()
-        disk: S3Blocks = await self.factory.open(self.parameters(None))
+        disk: S3Blocks = await self.factory.open(self.parameters(backstore.size))
         return disk
 
     async def crash(self, backstore: S3Blocks) -> S3Blocks:
         """Open without closing, as another daemon would; its idle connections must end with the test all the same."""
         self.addCleanup(backstore.close)
         self.factory._open.clear()
-        disk: S3Blocks = await self.factory.open(self.parameters(None))
+        disk: S3Blocks = await self.factory.open(self.parameters(backstore.size))
         return disk

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
+from unittest import mock
 
 from attrs import evolve
 from twisted.internet.task import Clock
+from twisted.logger import Logger
 from twisted.plugin import IPlugin
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from tests.backstores.s3support import BLOCK, PREFIX, Bench
+from txtcmu.backstores import blockowner
+from txtcmu.backstores.blockowner import Owner
 from txtcmu.backstores.s3 import S3Factory
 from txtcmu.backstores.s3disk import create_disk
-from txtcmu.devconfig import DeviceConfig
-from txtcmu.errors import ConfigError, MediumError, ObjectStoreError
+from txtcmu.devconfig import DeviceConfig, DeviceParameters
+from txtcmu.errors import ConfigError, MediumError, ObjectStoreError, WriteProtectedError
 from txtcmu.interfaces import IBackstoreFactory
 from txtcmu.objectstore.objects import StoredObject
 from txtcmu.objectstore.probe import probe
@@ -174,6 +181,80 @@ class OpenTests(SynchronousTestCase):
         self.assert_refused("takeover=yes", host="there")
         self.assertTrue(self.bench.open()._session.unclean)
         self.assertTrue(self.bench.open(host="there", takeover=True)._session.unclean)
+
+    def test_open_in_another_process(self) -> None:
+        """Another process of this host that runs keeps its disk, takeover or not; when it is dead it does not."""
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        self.addCleanup(child.communicate)
+        owner = Owner.process("here", child.pid)
+        disk = self.bench.open(owner=owner)
+        for takeover in (False, True):
+            self.assert_refused(f"process {child.pid} has this disk open", takeover=takeover)
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        self.assertTrue(owner.has_ended(Owner.process("here", os.getpid())), "a zombie")
+        self.bench.kill(disk)
+        child.communicate()
+        self.assertTrue(self.bench.open()._session.unclean)
+
+    def test_same_number_but_another_process(self) -> None:
+        """A PID that came again, or that is from before a restart of the host, is no owner."""
+        for change in ({"started": "1"}, {"boot": "other"}, {"boot": ""}, {"pid": "nonsense"}, {"pid": "0"}):
+            parent = Owner.process("here", os.getppid())
+            self.bench.kill(self.bench.open(owner=evolve(parent, **change)))
+            disk = self.bench.open()
+            self.assertTrue(disk._session.unclean)
+            self.bench.run(disk.close())
+
+    def test_open_in_another_container(self) -> None:
+        """A process that cannot be seen from here is replaced only when told to, whatever its host is called."""
+        us = Owner.process("here", os.getpid())
+        self.bench.open(owner=evolve(us, namespace="1", started="1"))
+        self.assert_refused("another container.*takeover=yes")
+        self.assertTrue(self.bench.open(takeover=True)._session.unclean)
+
+    def test_process_of_another_user(self) -> None:
+        """A process that may not be asked runs, and so does one that /proc does not tell of."""
+        us = Owner.process("here", os.getpid())
+        other = evolve(us, pid="99", started="7")
+        self.patch(os, "kill", mock.Mock(side_effect=PermissionError))
+        self.patch(blockowner, "_stat", lambda pid: ("S", "7"))
+        self.assertIs(other.has_ended(us), False)
+        self.patch(blockowner, "_stat", lambda pid: ("", ""))
+        self.assertIs(other.has_ended(us), False)
+
+    def test_read_only(self) -> None:
+        """A disk opened for reading only leaves no trace, whoever else has it open, and refuses to write."""
+        self.bench.write(self.bench.open(host="there"), 0, b"data" * 128)
+        before = dict(self.objects)
+        disk = self.bench.open(read_only=True)
+        self.assertEqual((disk.size, disk.read_only), (8 * BLOCK, True))
+        self.assertEqual(self.bench.read(disk, 0, 4), b"data")
+        for change in (lambda: disk.write(0, memoryview(b"1")), lambda: disk.discard(0, 512)):
+            self.assertRaises(WriteProtectedError, change)
+        self.bench.run(disk.close())
+        self.assertEqual(self.objects, before)
+
+    def test_asking_for_the_size(self) -> None:
+        """The factory opens a disk for reading only when no size is given, even if this daemon serves it."""
+        factory = S3Factory("here")
+        connect = mock.AsyncMock(side_effect=lambda *_: self.bench.fake.connect())
+        config = DeviceConfig.parse(f"s3/{self.bench.fake.bucket}/{PREFIX}")
+        serving, asking = (
+            DeviceParameters(config, size, 512, self.bench.clock, Logger()) for size in (8 * BLOCK, None)
+        )
+        with mock.patch("txtcmu.objectstore.s3.connect", connect):
+            served = self.bench.run(factory.open(serving))
+            marker = self.objects[MARKER]
+            for other in (factory, S3Factory("there")):
+                asked = self.bench.run(other.open(asking))
+                self.assertEqual((asked.size, asked.read_only), (8 * BLOCK, True))
+                self.bench.run(asked.close())
+            self.assertEqual(self.objects[MARKER], marker)
+            with self.assertRaisesRegex(ConfigError, "open already"):
+                self.bench.run(factory.open(serving))
+            self.bench.run(served.close())
+            self.bench.run(self.bench.run(factory.open(serving)).close())
 
     def test_marker_is_a_race(self) -> None:
         """Of two that open at the same time, one does."""

@@ -6,6 +6,7 @@ What takes long to import is imported when the first disk is checked, made or op
 from __future__ import annotations
 
 import importlib.util
+import os
 import socket
 from typing import Any
 
@@ -44,7 +45,7 @@ _OPTIONS = frozenset(
 class S3Factory:
     """The handler ``s3``.
 
-    :ivar host: this machine's name, as others see it in the bucket.
+    :ivar host: this machine's name, as others see it in the bucket; no two machines may have the same.
     """
 
     host: str = Factory(socket.gethostname)
@@ -58,7 +59,7 @@ class S3Factory:
 s3/BUCKET/PREFIX: a disk whose objects' names begin with PREFIX/.  Endpoint and credentials belong into a profile.
 layout=blocks              one object for each block, as s3backer --prefix=PREFIX/ has it; counts at creation
 object_size=64K            bytes of a block, a power of two from 4K to 16M; counts at creation
-takeover=yes               open a disk that another host has open, which must be dead
+takeover=yes               open a disk that another host or container has open, which must be dead
 endpoint=URL               of the service, without a path (default: AWS)
 region=NAME                (default: from AWS's environment and files, else us-east-1)
 access_key_id=, secret_access_key=, session_token=
@@ -93,31 +94,43 @@ request_timeout=10         seconds for one attempt of a small request"""
             await store.close()
 
     async def open(self, parameters: Any) -> Any:
-        """Open a disk that exists."""
-        config = parameters.config
+        """Open a disk that exists.
+
+        Whoever gives no size only asks for it: such a disk is read-only, and opened without a marker in the bucket,
+        so that nobody who serves it at the same time is disturbed.
+        """
+        config, asks = parameters.config, parameters.size is None
         settings, prefix, _ = self._settings(config)
+        from txtcmu.backstores.blockowner import Owner
         from txtcmu.backstores.s3disk import open_disk
         from txtcmu.objectstore.s3 import connect
 
         store = await connect(parameters.reactor, settings)
         place = (store.settings.base, prefix)
-        if place in self._open:
-            raise ConfigError(f"s3: {config.path} is open already in this daemon; a disk can be one LUN only")
-        self._open.add(place)
+        if not asks:
+            if place in self._open:
+                raise ConfigError(f"s3: {config.path} is open already in this daemon; a disk can be one LUN only")
+            self._open.add(place)
+
+        def closed() -> None:
+            if not asks:
+                self._open.discard(place)
+
         try:
             return await open_disk(
                 store,
                 prefix,
-                host=self.host,
+                owner=Owner.process(self.host, os.getpid()),
                 takeover=config.choice("takeover", ("no", "yes")) == "yes",
                 now=parameters.reactor.seconds,
                 log=parameters.log,
                 honours_delete=lambda: self._probe(store, prefix),
                 make=f"txtcmu create s3/{config.path} --new --size SIZE",
-                closed=lambda: self._open.discard(place),
+                closed=closed,
+                read_only=asks,
             )
         except BaseException as error:
-            self._open.discard(place)
+            closed()
             await store.close()
             if isinstance(error, StoreUnavailable):
                 raise NotReadyError(str(error)) from None

@@ -16,7 +16,7 @@ from txtcmu.backstores.blockformat import ABSENT, BlockFormat
 from txtcmu.backstores.blocksession import Session
 from txtcmu.backstores.blockstates import BlockStates
 from txtcmu.backstores.blockwriter import BlockWriter, translated
-from txtcmu.errors import ObjectStoreError
+from txtcmu.errors import ObjectStoreError, WriteProtectedError
 from txtcmu.interfaces import IBackstore, IDiscard, IForceUnitAccess, IVectoredBackstore, IWriteZeroes
 from txtcmu.iovec import gather, scatter
 from txtcmu.results import all_of
@@ -36,7 +36,6 @@ class S3Blocks:
     :param closed: called once, when it is closed.
     """
 
-    read_only = False
     discard_zeroes = True
 
     def __init__(
@@ -48,6 +47,7 @@ class S3Blocks:
         session: Session,
         log: Any,
         closed: Callable[[], None],
+        read_only: bool = False,
     ) -> None:
         self._store = store
         self._layout = layout
@@ -56,6 +56,7 @@ class S3Blocks:
         self._session = session
         self._log = log
         self._closed = closed
+        self.read_only = read_only
         self.size = layout.size
         self.physical_block_size = self.discard_granularity = layout.block_size
 
@@ -77,6 +78,7 @@ class S3Blocks:
 
     def write(self, offset: int, data: memoryview) -> Deferred[None]:
         """Store ``data``; it is copied at once."""
+        self._refuse_read_only()
         at = 0
         changes = []
         for block, start, count in self._pieces(offset, len(data)):
@@ -96,6 +98,7 @@ class S3Blocks:
 
     def discard(self, offset: int, length: int) -> Deferred[None]:
         """Remove whole blocks, overwrite parts of blocks with zeroes."""
+        self._refuse_read_only()
         return uncancellable(Deferred.fromCoroutine(self._discard(offset, length)))
 
     write_zeroes = discard
@@ -107,6 +110,11 @@ class S3Blocks:
             await self._store.close()
         finally:
             self._closed()
+
+    def _refuse_read_only(self) -> None:
+        """Keep those out who do not look at :attr:`read_only`: there is no session to write in."""
+        if self.read_only:
+            raise WriteProtectedError(f"{self._layout.prefix}: the disk was opened for reading only; open it anew")
 
     async def _read(self, block: int, start: int, length: int, into: list[memoryview]) -> None:
         states = self._states

@@ -9,6 +9,7 @@ from typing import Any
 from twisted.logger import Logger
 
 from txtcmu.backstores.blockformat import ABSENT, BlockFormat, block_size_of
+from txtcmu.backstores.blockowner import Owner
 from txtcmu.backstores.blocksession import Session
 from txtcmu.backstores.blockstates import BlockStates
 from txtcmu.backstores.blockwriter import BlockWriter
@@ -50,18 +51,22 @@ async def open_disk(
     store: Any,
     prefix: str,
     *,
-    host: str,
+    owner: Owner,
     takeover: bool,
     now: Callable[[], float],
     log: Logger,
     make: str,
     honours_delete: Callable[[], Awaitable[bool]],
     closed: Callable[[], None],
+    read_only: bool = False,
 ) -> S3Blocks:
     """Open a disk that exists.
 
+    :param owner: this process.
+    :param takeover: whether to open it though it may be open elsewhere.
     :param make: the command that makes it, for whoever forgot.
     :param honours_delete: tells whether the store honours conditions on DELETE; fails when not even on PUT.
+    :param read_only: leave no trace in the bucket, and look for none: it may be open elsewhere.
     """
     key = f"{prefix}{0:08x}"
     found = await store.head(key)
@@ -69,11 +74,13 @@ async def open_disk(
         raise ConfigError(f"s3: there is no object {key}, so there is no disk; make it: {make}")
     size, block_size = block_size_of(found)
     layout = BlockFormat(prefix, size, block_size)
-    deletes = await honours_delete()
-    session = Session(store, prefix, host, now)
-    await session.begin(takeover)
+    session = Session(store, prefix, owner, now)
+    deletes = False
+    if not read_only:
+        deletes = await honours_delete()
+        await session.begin(takeover)
     if session.unclean:
         log.info("the disk was not closed properly; late requests of that time are kept out")
     states = BlockStates(session.name, session.unclean)
     writer = BlockWriter(store, layout, states, deletes, log)
-    return S3Blocks(store, layout, states, writer, session, log, closed)
+    return S3Blocks(store, layout, states, writer, session, log, closed, read_only)
