@@ -118,6 +118,7 @@ class OptionTests(SynchronousTestCase):
         )
         self.assertEqual(config.options, {"secret_access_key": "hush", "region": "eu"})
         self.assertEqual(str(config), "s3/bucket/vol;region=eu")
+        self.assertEqual(config.own_options, {"region"})
         self.assertNotIn("hush", repr(config.with_defaults({"more": "hush"})))
 
 

@@ -81,6 +81,11 @@ class DeviceConfig:
     def __repr__(self) -> str:
         return f"<DeviceConfig {self}>"
 
+    @property
+    def own_options(self) -> frozenset[str]:
+        """The names of the options that dev_config itself gives, where everybody can read them."""
+        return frozenset(self.options.keys() - self._defaults)
+
     def with_defaults(self, defaults: Mapping[str, str]) -> DeviceConfig:
         """Return the same with ``defaults`` for the options it does not give itself; ``str()`` does not show them."""
         added = self._defaults | (defaults.keys() - self.options.keys())

@@ -89,8 +89,8 @@ class SeaweedFSTests(DiskContract, TestCase):
 
     def parameters(self, size: int) -> DeviceParameters:
         """Return what the service would pass."""
-        options = {**self.server.options, "object_size": "64K"}
-        config = DeviceConfig("s3", f"{self.server.bucket}/{self.id()}", options)
+        config = DeviceConfig("s3", f"{self.server.bucket}/{self.id()}", {"object_size": "64K"})
+        config = config.with_defaults(self.server.options)
         return DeviceParameters(config, size, 512, reactor, Logger())
 
     async def make_backstore(self, size: int) -> S3Blocks:

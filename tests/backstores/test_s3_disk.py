@@ -34,8 +34,7 @@ MARKER = PREFIX + "s3backer-mounted"
 class FactoryTests(SynchronousTestCase):
     def check(self, dev_config: str, **options: str) -> str | None:
         """Return what the factory finds wrong."""
-        config = DeviceConfig.parse(dev_config)
-        return S3Factory().check(evolve(config, options={**options, **config.options}))
+        return S3Factory().check(DeviceConfig.parse(dev_config).with_defaults(options))
 
     def test_interface(self) -> None:
         """It is a plugin, and knows the options of the connection."""
@@ -60,12 +59,27 @@ class FactoryTests(SynchronousTestCase):
             ("s3/bucket/disk;object_size=2K", {}, "object_size"),
             ("s3/bucket/disk;layout=tape", {}, "layout"),
             ("s3/bucket/disk", {"endpoint": "127.0.0.1"}, "URL"),
+            ("s3/bucket/disk", {"endpoint": "http://[::1"}, "URL"),
             ("s3/bucket/disk", {"access_key_id": "x"}, "secret_access_key"),
             ("s3/bucket/disk", {"connections": "0"}, "connections"),
             ("s3/bucket/disk", {"addressing": "dns"}, "addressing"),
         ):
             problem = self.check(dev_config, **options)
             self.assertIn(word, problem or "")
+
+    def test_secrets(self) -> None:
+        """Credentials come from a profile, not from dev_config, and no line that refuses them repeats them."""
+        profile = {"access_key_id": "id", "secret_access_key": "hush", "session_token": "hush"}
+        self.assertEqual(S3Factory.secrets, profile.keys())
+        self.assertIsNone(self.check("s3/bucket/disk", **profile))
+        for option in profile:
+            problem = self.check(f"s3/bucket/disk;{option}=hush", **profile) or ""
+            self.assertRegex(problem, f"{option} does not belong .* profile")
+            self.assertNotIn("hush", problem)
+        for endpoint in ("https://user:hush@host", "https://hush@host/", "user:hush@host"):
+            problem = self.check("s3/bucket/disk", endpoint=endpoint) or ""
+            self.assertIn("leave them away", problem)
+            self.assertNotIn("hush", problem)
 
     def test_addressing(self) -> None:
         """The bucket goes into the host name at AWS, into the path elsewhere."""

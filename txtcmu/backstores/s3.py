@@ -17,6 +17,7 @@ from zope.interface import implementer
 from txtcmu.devconfig import DeviceConfig
 from txtcmu.errors import ConfigError, NotReadyError, ObjectStoreError, StoreUnavailable
 from txtcmu.interfaces import IBackstoreFactory
+from txtcmu.objectstore.settings import SECRET_OPTIONS, S3Settings
 
 __all__ = ["S3Factory"]
 
@@ -45,6 +46,7 @@ _OPTIONS = frozenset(
 class S3Factory:
     """The handler ``s3``.
 
+    :cvar secrets: the options that only the configuration file may give.
     :ivar host: this machine's name, as others see it in the bucket; no two machines may have the same.
     """
 
@@ -63,13 +65,14 @@ takeover=yes               open a disk that another host or container has open, 
 endpoint=URL               of the service, without a path (default: AWS)
 region=NAME                (default: from AWS's environment and files, else us-east-1)
 access_key_id=, secret_access_key=, session_token=
-                           (default: from AWS's environment and files)
+                           in the configuration file only (default: from AWS's environment and files)
 aws_profile=NAME           a profile of AWS's files
 addressing=path|virtual|auto
                            where the bucket's name goes (default auto: into the host name for AWS only)
 connections=16             requests at the same time
 request_timeout=10         seconds for one attempt of a small request"""
     options = _OPTIONS
+    secrets = SECRET_OPTIONS
 
     def check(self, config: Any) -> str | None:
         """Say what is wrong with a configuration, without a request to the store."""
@@ -155,8 +158,12 @@ request_timeout=10         seconds for one attempt of a small request"""
             if importlib.util.find_spec(module) is None:
                 raise ConfigError(f"s3 needs the package {module}; install txtcmu[s3]")
         from txtcmu.backstores.blockformat import MAX_BLOCK, MIN_BLOCK
-        from txtcmu.objectstore.settings import S3Settings
 
+        for option in sorted(config.own_options & self.secrets):
+            raise ConfigError(
+                f"s3: {option} does not belong into dev_config, which everybody can read; put it into a profile of the"
+                " configuration file, or into AWS's environment or files"
+            )
         config.choice("layout", _LAYOUTS)
         bucket, _, prefix = config.path.partition("/")
         if prefix and not prefix.endswith("/"):

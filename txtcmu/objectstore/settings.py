@@ -11,7 +11,7 @@ from attrs import evolve, field, frozen
 from txtcmu.devconfig import DeviceConfig
 from txtcmu.errors import ConfigError
 
-__all__ = ["CONNECTION_OPTIONS", "S3Settings"]
+__all__ = ["CONNECTION_OPTIONS", "SECRET_OPTIONS", "S3Settings"]
 
 #: Options of a device that say how to reach the store; the rest belongs to the layout.
 CONNECTION_OPTIONS = frozenset(
@@ -28,7 +28,27 @@ CONNECTION_OPTIONS = frozenset(
     }
 )
 
+#: Those that nobody else may read: not in dev_config, which is in sysfs and in logs, nor on a command line.
+SECRET_OPTIONS = frozenset({"access_key_id", "secret_access_key", "session_token"})
+
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+
+
+def _origin(endpoint: str) -> str:
+    """Return the scheme and place of a service's URL."""
+    if "@" in endpoint:  # so what stands before it may be a password: it is not repeated
+        raise ConfigError(
+            "s3: endpoint holds a user name or password, which S3 does not know; leave them away, and give"
+            " access_key_id and secret_access_key"
+        )
+    try:
+        parts = urlsplit(endpoint)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.path in ("", "/") and not parts.query
+    except ValueError:
+        good = None
+    if not good:
+        raise ConfigError(f"s3: endpoint {endpoint!r} is not a URL such as https://s3.example.org")
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 @frozen
@@ -75,17 +95,7 @@ class S3Settings:
         if bool(settings.access_key_id) != bool(settings.secret_access_key):
             raise ConfigError("s3: access_key_id and secret_access_key go together; give both or neither")
         endpoint = options.get("endpoint", "")
-        if endpoint:
-            parts = urlsplit(endpoint)
-            if (
-                parts.scheme not in ("http", "https")
-                or not parts.hostname
-                or parts.path not in ("", "/")
-                or parts.query
-            ):
-                raise ConfigError(f"s3: endpoint {endpoint!r} is not a URL such as https://s3.example.org")
-            settings = evolve(settings, endpoint=f"{parts.scheme}://{parts.netloc}")
-        return settings
+        return evolve(settings, endpoint=_origin(endpoint)) if endpoint else settings
 
     @property
     def base(self) -> str:
