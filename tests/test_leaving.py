@@ -45,5 +45,5 @@ class LeavingTests(SynchronousTestCase):
         self.addCleanup(process.stdout.close)
         self.assertTrue(any("hanging" in line for line in iter(process.stdout.readline, "")))
         process.send_signal(signal.SIGTERM)
-        process.stdout.read()
-        self.assertEqual(process.wait(60), -signal.SIGTERM)
+        process.communicate(timeout=60)
+        self.assertEqual(process.returncode, -signal.SIGTERM)
