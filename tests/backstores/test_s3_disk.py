@@ -25,7 +25,7 @@ from txtcmu.errors import ConfigError, MediumError, ObjectStoreError, WriteProte
 from txtcmu.interfaces import IBackstoreFactory
 from txtcmu.objectstore.objects import StoredObject
 from txtcmu.objectstore.probe import probe
-from txtcmu.objectstore.settings import CONNECTION_OPTIONS, S3Settings
+from txtcmu.objectstore.settings import CONNECTION_OPTIONS, SECRET_OPTIONS, S3Settings
 from txtcmu.testing.fakes3 import FakeS3, Fault
 
 MARKER = PREFIX + "s3backer-mounted"
@@ -42,6 +42,8 @@ class FactoryTests(SynchronousTestCase):
         verifyObject(IBackstoreFactory, factory)
         verifyObject(IPlugin, factory)
         self.assertLess(CONNECTION_OPTIONS, factory.options)
+        self.assertLess(SECRET_OPTIONS, CONNECTION_OPTIONS)
+        self.assertEqual(factory.options - CONNECTION_OPTIONS, {"layout", "object_size", "takeover"})
         for option in factory.options:
             self.assertIn(option, factory.config_help)
 

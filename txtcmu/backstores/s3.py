@@ -17,28 +17,13 @@ from zope.interface import implementer
 from txtcmu.devconfig import DeviceConfig
 from txtcmu.errors import ConfigError, NotReadyError, ObjectStoreError, StoreUnavailable
 from txtcmu.interfaces import IBackstoreFactory
-from txtcmu.objectstore.settings import SECRET_OPTIONS, S3Settings
+from txtcmu.objectstore.settings import CONNECTION_OPTIONS, SECRET_OPTIONS, S3Settings
 
 __all__ = ["S3Factory"]
 
 _NEEDED = ("botocore", "treq")
 _LAYOUTS = ("blocks",)
-_OPTIONS = frozenset(
-    {
-        "access_key_id",
-        "addressing",
-        "aws_profile",
-        "connections",
-        "endpoint",
-        "layout",
-        "object_size",
-        "region",
-        "request_timeout",
-        "secret_access_key",
-        "session_token",
-        "takeover",
-    }
-)
+_LAYOUT_OPTIONS = frozenset({"layout", "object_size", "takeover"})
 
 
 @implementer(IPlugin, IBackstoreFactory)
@@ -71,7 +56,7 @@ addressing=path|virtual|auto
                            where the bucket's name goes (default auto: into the host name for AWS only)
 connections=16             requests at the same time
 request_timeout=10         seconds for one attempt of a small request"""
-    options = _OPTIONS
+    options = CONNECTION_OPTIONS | _LAYOUT_OPTIONS
     secrets = SECRET_OPTIONS
 
     def check(self, config: Any) -> str | None:

@@ -6,27 +6,12 @@ import re
 from collections.abc import Iterable
 from urllib.parse import quote, urlsplit
 
-from attrs import evolve, field, frozen
+from attrs import evolve, field, fields, frozen
 
 from txtcmu.devconfig import DeviceConfig
 from txtcmu.errors import ConfigError
 
 __all__ = ["CONNECTION_OPTIONS", "SECRET_OPTIONS", "S3Settings"]
-
-#: Options of a device that say how to reach the store; the rest belongs to the layout.
-CONNECTION_OPTIONS = frozenset(
-    {
-        "endpoint",
-        "region",
-        "access_key_id",
-        "secret_access_key",
-        "session_token",
-        "aws_profile",
-        "addressing",
-        "connections",
-        "request_timeout",
-    }
-)
 
 #: Those that nobody else may read: not in dev_config, which is in sysfs and in logs, nor on a command line.
 SECRET_OPTIONS = frozenset({"access_key_id", "secret_access_key", "session_token"})
@@ -53,7 +38,7 @@ def _origin(endpoint: str) -> str:
 
 @frozen
 class S3Settings:
-    """A bucket and the way to it.
+    """A bucket and the way to it; but for the bucket, each attribute is an option of a device.
 
     :ivar endpoint: URL of the service without a path; ``""`` is AWS's own of the region.
     :ivar region: ``""`` leaves it to the environment and AWS's files.
@@ -115,3 +100,7 @@ class S3Settings:
         text = f"{self.base}/{quote(key, safe='/-_.~')}"
         pairs = "&".join(f"{quote(name, safe='-_.~')}={quote(value, safe='-_.~')}" for name, value in sorted(query))
         return f"{text}?{pairs}" if pairs else text
+
+
+#: Options of a device that say how to reach the store; the rest belongs to the layout.
+CONNECTION_OPTIONS = frozenset(each.name for each in fields(S3Settings)) - {"bucket"}
