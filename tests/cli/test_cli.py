@@ -147,6 +147,14 @@ class CreateTests(CommandTestCase):
         self.assertIn("exists already", self.failed("create", "test/q", "--name", "disk"))
         self.assertEqual(self.factory.log, ["open", "close"] * 3)
 
+    def test_new_storage_for_a_name_that_is_taken(self) -> None:
+        """No storage is made for a backstore that cannot be made."""
+        self.assertEqual(self.txtcmu("create", "test/a", "--name", "disk", "--fabric", "none").exit_code, 0)
+        self.factory.log.clear()
+        complaint = self.failed("create", "test/b", "--new", "--size", "1M", "--name", "disk")
+        self.assertIn("exists already", complaint)
+        self.assertEqual(self.factory.log, [])
+
     def test_usage(self) -> None:
         """Mistakes of usage are one line and status 2."""
         self.assertIn("--new needs --size", self.failed("create", "test/a", "--new", status=2))

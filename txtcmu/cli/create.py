@@ -82,10 +82,7 @@ def create(
     config.refuse_unknown(factory.options)
     if size is not None and size % int(block_size):
         raise ConfigError(f"--size {size} is no multiple of the block size {block_size}")
-    if not new:
-        _check_kernel(world, name)
-    else:
-        world.configfs.check()
+    _check_kernel(world, name)
     size = world.run(partial(_prepare_storage, factory, config, size, int(block_size), new))
     try:
         made = _make_backstore(world, dev_config, name or _default_name(world, config), size, int(block_size))
@@ -97,7 +94,7 @@ def create(
 
 
 def _check_kernel(world: Environment, name: str | None) -> None:
-    """Fail before anything is opened if it must fail afterwards."""
+    """Fail before anything is made or opened if it must fail afterwards."""
     world.configfs.check()
     if name is not None and any(made.name == name for made in backstores(world.configfs)):
         raise KernelError(f"a backstore called {name} exists already: remove it, or use another name")
