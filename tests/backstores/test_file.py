@@ -552,10 +552,23 @@ class RefusalTests(SynchronousTestCase):
         self.assertEqual(self.open(path + "y", ";create=yes").size, 1 << 20)
         self.assertEqual(self.open(path, ";create=yes").size, 1 << 30)
 
+    def test_opening_asks_the_filesystem_in_a_thread(self) -> None:
+        """Not even whether there is a file is asked in the reactor's thread: the filesystem may hang."""
+        asked: list[object] = []
+        self.patch(os.path, "exists", asked.append)
+        path = self.path + "x"
+        result = Deferred.fromCoroutine(self.factory.open(self.parameters(path, ";create=yes")))
+        self.assertNoResult(result)
+        self.assertEqual(asked, [])
+        self.threads.run()
+        self.addCleanup(self.successResultOf(result)._image.close)
+        self.assertEqual(asked, [path])
+
     def test_create_refusals(self) -> None:
         """Create without a size, or where there is no directory, is refused and leaves nothing behind."""
         error = self.assertRaises(ConfigError, self.factory.create, self.parameters(self.path, size=None))
         self.assertIn("--size", str(error))
+        self.assertIn("--size", self.problem(self.path + "new", ";create=yes", size=None))
         for path, size in ((self.path + "/x", 1), (self.path + "x/y", 1), (self.path + "z", 1 << 62)):
             created = self.factory.create(self.parameters(path, size=size))
             self.threads.run()

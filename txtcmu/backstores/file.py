@@ -219,30 +219,37 @@ read-only=yes  open it for reading only; writes are answered WRITE PROTECTED (de
 
     def create(self, parameters: Any) -> Deferred[None]:
         """Make a sparse file of the LUN's size."""
-        if parameters.size is None:
-            raise ConfigError("file: a new image needs a size; give --size")
-        return run(parameters.reactor, create_image, path_of(parameters.config), parameters.size)
+        return run(parameters.reactor, create_image, path_of(parameters.config), _size(parameters))
 
     async def open(self, parameters: Any) -> FileBackstore:
         """Open the image in a thread, since that can hang on a network filesystem."""
-        config = parameters.config
-        path, read_only = path_of(config), _flag(config, "read-only")
-        if _flag(config, "create") and not os.path.exists(path):
-            await self.create(parameters)
-        image = await run(
-            parameters.reactor,
-            open_image,
-            path,
-            read_only=read_only,
-            block_size=parameters.block_size,
-            make=_make(config),
-            system=self.system,
-        )
+        image = await run(parameters.reactor, self._open, parameters)
         try:
             return FileBackstore(image, parameters.reactor)
         except OSError as error:
             image.close()
-            raise BackstoreError(f"cannot use {path}: {error.strerror}") from error
+            raise BackstoreError(f"cannot use {path_of(parameters.config)}: {error.strerror}") from error
+
+    def _open(self, parameters: Any) -> Image:
+        """Open the image, and make it before if that is wanted; blocking."""
+        config = parameters.config
+        path = path_of(config)
+        if _flag(config, "create") and not os.path.exists(path):
+            create_image(path, _size(parameters))
+        return open_image(
+            path,
+            read_only=_flag(config, "read-only"),
+            block_size=parameters.block_size,
+            make=_make(config),
+            system=self.system,
+        )
+
+
+def _size(parameters: Any) -> int:
+    if parameters.size is None:
+        raise ConfigError("file: a new image needs a size; give --size")
+    size: int = parameters.size
+    return size
 
 
 def _flag(config: DeviceConfig, key: str) -> bool:
