@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+HUNG_TASKS = {"hung_task_timeout_secs": 30, "hung_task_warnings": -1}
+
 
 def test_modules_are_loaded() -> None:
     loaded = {line.split()[0] for line in Path("/proc/modules").read_text().splitlines()}
@@ -26,7 +28,13 @@ def test_modules_can_be_loaded_by_name() -> None:
 
 
 def test_tools_are_there() -> None:
-    assert [tool for tool in ("fio", "mkfs.ext4", "modprobe") if shutil.which(tool) is None] == []
+    assert [tool for tool in ("fio", "losetup", "mkfs.ext4", "modprobe", "mount") if shutil.which(tool) is None] == []
+
+
+def test_hung_tasks_are_told_of() -> None:
+    """A task that waits uninterruptibly for half a minute gets its line in the kernel's log, each time."""
+    settings = {name: int(Path("/proc/sys/kernel", name).read_text()) for name in HUNG_TASKS}
+    assert settings == HUNG_TASKS
 
 
 def test_network_is_up() -> None:

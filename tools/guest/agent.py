@@ -99,6 +99,7 @@ class KernelLogCheck:
     """Fail tests during which the kernel complained, unless ``@pytest.mark.kernel_log("regex")`` announced it.
 
     What appears while a test is set up or runs fails the test; what appears while it is torn down is an error there.
+    What the kernel said while it booted and loaded its modules is the first test's.
     """
 
     def __init__(self, log: KernelLog) -> None:

@@ -42,7 +42,7 @@ ln -s /proc/self/fd/1 /root/dev/stdout
 ln -s /proc/self/fd/2 /root/dev/stderr
 mount -t configfs configfs /root/sys/kernel/config || die "configfs"
 mount -t tmpfs run /root/run                    # the host's sockets and pid files mean nothing here
-mkdir -p /root/run/share /root/run/lock /root/run/dbus /root/etc/target /root/var/target/pr
+mkdir -p /root/run/share /root/run/lock /root/etc/target /root/var/target/pr
 mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,cache=mmap share /root/run/share || die "share"
 
 # There is no udev: name the ports as it would.

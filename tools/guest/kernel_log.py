@@ -1,6 +1,5 @@
 """The kernel's log as a judge of tests: which of its lines mean that something went wrong."""
 
-import contextlib
 import os
 import re
 from collections import deque
@@ -33,12 +32,10 @@ def message(record: bytes) -> str:
 
 
 class KernelLog:
-    """Read /dev/kmsg from now on; remember the last lines."""
+    """Read /dev/kmsg from its beginning, the boot; remember the last lines."""
 
     def __init__(self, path: str = "/dev/kmsg", remembered: int = 60) -> None:
         self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with contextlib.suppress(OSError):
-            os.lseek(self._descriptor, 0, os.SEEK_END)
         self._tail: deque[str] = deque(maxlen=remembered)
 
     def read(self) -> list[str]:

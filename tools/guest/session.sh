@@ -6,6 +6,8 @@
 
 mkdir -p "/lib/modules/$(uname -r)"
 mount --bind "$TXTCMU_MODULES" "/lib/modules/$(uname -r)"
+echo 30 >/proc/sys/kernel/hung_task_timeout_secs  # a task that hangs is told of before a test ends, every time
+echo -1 >/proc/sys/kernel/hung_task_warnings
 dmesg --console-level 8                         # from here on the console shows every message of the kernel
 
 # A port can be open only once, so the descriptors are opened here and stay open while leftovers of the command live.
