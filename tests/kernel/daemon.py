@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,10 +32,10 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = 120.0)
 class Daemon:
     """One `twist tcmu`, started and stopped at will; each start writes a log of its own into ``logs``."""
 
-    def __init__(self, logs: Path, *handlers: str) -> None:
+    def __init__(self, logs: Path, *handlers: str, options: tuple[str, ...] = ()) -> None:
         self._logs = logs
         logs.mkdir(exist_ok=True)
-        self._arguments = ["--config", str(configuration())]
+        self._arguments = ["--config", str(configuration()), *options]
         self._arguments += [argument for handler in handlers for argument in ("--handler", handler)]
         self._process: subprocess.Popen[bytes] | None = None
         self._starts = 0
@@ -67,6 +69,10 @@ class Daemon:
         """SIGTERM: drain, then end."""
         self._end(signal.SIGTERM, -signal.SIGTERM)
 
+    def interrupt(self) -> None:
+        """SIGINT: as SIGTERM."""
+        self._end(signal.SIGINT, -signal.SIGINT)
+
     def send(self, number: int) -> None:
         assert self._process is not None
         self._process.send_signal(number)
@@ -77,7 +83,7 @@ class Daemon:
         process, self._process = self._process, None
         assert process.poll() is None, f"the daemon ended by itself: {self.log.read_text()[-3000:]}"
         process.send_signal(number)
-        assert process.wait(60) == expected
+        assert process.wait(90) == expected
 
     def stop(self) -> None:
         """Stop it, if it runs."""
@@ -93,12 +99,15 @@ def configuration() -> Path:
 
 
 @contextmanager
-def disk(name: str, dev_config: str, size: int, cmd_time_out: int = CMD_TIME_OUT) -> Iterator[str]:
+def disk(
+    name: str, dev_config: str, size: int, data_area_mb: int = 16, attributes: Mapping[str, int] | None = None
+) -> Iterator[str]:
     """Make a loopback LUN, yield its ``/dev/sdX``, and remove it."""
     control: dict[str, str | int] = {"dev_config": dev_config, "dev_size": size, "hw_max_sectors": 2048}
-    backstore = Backstore.create(name, control | {"max_data_area_mb": 16, "cmd_ring_size_mb": 1})
+    backstore = Backstore.create(name, control | {"max_data_area_mb": data_area_mb, "cmd_ring_size_mb": 1})
     try:
-        backstore.set_attribute("cmd_time_out", cmd_time_out)
+        for attribute, value in ({"cmd_time_out": CMD_TIME_OUT} | dict(attributes or {})).items():
+            backstore.set_attribute(attribute, value)
         backstore.enable()
         lun, path = fabric.export_loopback(backstore)
         try:
@@ -129,27 +138,52 @@ def run(*command: str | Path, timeout: float = 240.0) -> str:
     return done.stdout
 
 
-class Fio:
-    """fio with verify at depth 32, on the first ``area`` of a disk."""
+def writes_completed(path: str) -> int:
+    """Return how many write requests the disk has answered since it came."""
+    return int((block_device(path) / "stat").read_text().split()[4])
 
-    def __init__(self, path: str, area: str, *options: str) -> None:
+
+class Fio:
+    """fio at depth 32 on the first ``blocks`` blocks of 4 KiB of a disk: writes most of them once, then reads them all.
+
+    Without ``verify_backlog``, which verifies early and then forgets, and without ``time_based``, which may end before
+    the end: each block written is verified after the last write. Each run has a seed of its own, and blocks know it:
+    what an earlier run has left in place of a lost write does not verify.
+    """
+
+    _seeds = itertools.count(1)
+
+    def __init__(self, path: str, blocks: int) -> None:
         command = ["fio", "--name=verify", f"--filename={path}", "--direct=1", "--ioengine=libaio", "--bs=4k"]
-        command += ["--rw=randrw", "--rwmixwrite=70", "--iodepth=32", f"--size={area}", "--verify=crc32c"]
-        command += ["--verify_fatal=1", "--verify_backlog=256", "--randseed=1", *options]
+        command += ["--rw=randrw", "--rwmixwrite=70", "--iodepth=32", f"--size={blocks * 4}k", "--verify=crc32c"]
+        command += ["--verify_fatal=1", f"--randseed={next(self._seeds)}", "--output-format=json"]
+        self._before = writes_completed(path)
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self._path = path
+        self._blocks = blocks
+
+    @property
+    def written(self) -> int:
+        """How many blocks were written up to now."""
+        return writes_completed(self._path) - self._before
 
     def wait_for_load(self, depth: int = 32) -> None:
-        """Wait until as many commands are in flight."""
+        """Wait until as many commands are in flight, and some of the blocks are written."""
 
         def loaded() -> bool:
             assert self._process.poll() is None, f"fio ended early: {self._process.communicate()[0]}"
-            return in_flight(self._path) >= depth
+            return self.written >= self._blocks // 16 and in_flight(self._path) >= depth
 
         wait_until(loaded, f"{depth} commands in flight")
 
-    def finish(self, timeout: float = 240.0) -> None:
-        """Wait for the end; no error, and every block verified."""
+    def finish(self, timeout: float = 240.0) -> int:
+        """Wait for the end: no error, and every block written was verified; return how many those are."""
         output, _ = self._process.communicate(timeout=timeout)
         assert self._process.returncode == 0, output
-        assert "err= 0" in output, output
+        [job] = json.loads(output[output.index("{") :])["jobs"]
+        written, read = job["write"]["total_ios"], job["read"]["total_ios"]
+        assert job["error"] == 0, output
+        # One request for each block, and one more for each that was a write.
+        assert read == self._blocks, output
+        assert written > self._blocks // 2, output
+        return int(written)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ import pytest
 from tests.kernel.daemon import Daemon, Fio, configuration, disk, run
 
 SIZE = 64 << 20
+# Where nobody else writes while fio is busy with the beginning.
+FLUSHED, UNFLUSHED = 40 << 20, 48 << 20
 PACKAGE = Path(__file__).parents[2] / "txtcmu"
 # Makes the storage of a disk, and no LUN.
 MAKE = """
@@ -47,15 +50,22 @@ def dev_config(handler: str) -> str:
 
 
 @pytest.fixture
-def area(handler: str) -> str:
-    """How much of the disk fio writes: a request to S3 costs ten milliseconds of this processor."""
-    return "2m" if handler == "s3" else "8m"
+def blocks(handler: str) -> int:
+    """How many blocks fio is busy with: each takes the guest half a millisecond, and twenty with S3."""
+    return 512 if handler == "s3" else 8192
 
 
 @pytest.fixture
 def daemon(handler: str, guest_logs: Path) -> Iterator[Daemon]:
     """A daemon that serves the handler; started, and stopped in the end."""
-    daemon = Daemon(guest_logs, handler)
+    with serving(guest_logs, handler) as daemon:
+        yield daemon
+
+
+@contextmanager
+def serving(logs: Path, handler: str) -> Iterator[Daemon]:
+    """Start a daemon; stop it in the end. Whatever it has to drain, it has the time to."""
+    daemon = Daemon(logs, handler, options=("--drain-timeout", "60"))
     daemon.start()
     try:
         yield daemon
@@ -84,10 +94,10 @@ def test_file_system(daemon: Daemon, dev_config: str, tmp_path: Path) -> None:
             run("umount", mount)
 
 
-def test_fio(daemon: Daemon, dev_config: str, area: str) -> None:
+def test_fio(daemon: Daemon, dev_config: str, blocks: int) -> None:
     """Random reads and writes at depth 32 verify."""
     with disk("fio", dev_config, SIZE) as path:
-        Fio(path, area).finish()
+        Fio(path, blocks).finish()
 
 
 def test_remove_and_add_again(daemon: Daemon, dev_config: str) -> None:
@@ -98,23 +108,41 @@ def test_remove_and_add_again(daemon: Daemon, dev_config: str) -> None:
         run("cmp", "-n", str(256 << 10), "/bin/busybox", path)
 
 
-def test_killed_under_load(daemon: Daemon, dev_config: str, area: str) -> None:
-    """A daemon killed with 32 commands in flight and started again costs the initiator time, and no error."""
+def end_under_load(daemon: Daemon, path: str, blocks: int, end: Callable[[], None]) -> None:
+    """End the daemon in the middle of fio's writes and start it again: fio writes on, and everything verifies."""
+    fio = Fio(path, blocks)
+    fio.wait_for_load()
+    end()
+    before = fio.written
+    daemon.start()
+    assert fio.finish() > before + 32, "fio had no more to write when the daemon came back"
+
+
+def test_killed_under_load(daemon: Daemon, dev_config: str, blocks: int) -> None:
+    """A daemon killed with 32 commands in flight and started again costs the initiator time, and no write."""
     with disk("kill", dev_config, SIZE) as path:
-        fio = Fio(path, area, "--time_based", "--runtime=8")
-        fio.wait_for_load()
-        daemon.kill()
-        daemon.start()
-        fio.finish()
+        end_under_load(daemon, path, blocks, daemon.kill)
 
 
-def test_stopped_under_load(daemon: Daemon, dev_config: str, area: str) -> None:
-    """SIGTERM under load drains; what the next daemon finds is what was written."""
+def drains(daemon: Daemon, path: str, blocks: int, end: Callable[[], None]) -> None:
+    """Stop the daemon under load: it answers what it has, and what was written before is there afterwards."""
+    log = daemon.log
+    for place, sync in ((FLUSHED, ["conv=fsync"]), (UNFLUSHED, [])):
+        run("dd", "if=/bin/busybox", f"of={path}", "bs=64k", "count=4", f"seek={place >> 16}", "oflag=direct", *sync)
+    end_under_load(daemon, path, blocks, end)
+    assert "closed" in log.read_text()
+    assert "aborted" not in log.read_text()
+    for place in (FLUSHED, UNFLUSHED):
+        run("cmp", "-n", str(256 << 10), "-i", f"0:{place}", "/bin/busybox", path)
+
+
+def test_stopped_under_load(daemon: Daemon, dev_config: str, blocks: int) -> None:
+    """SIGTERM under load drains; what the next daemon finds is what was written, flushed or not."""
     with disk("stop", dev_config, SIZE) as path:
-        fio = Fio(path, area, "--time_based", "--runtime=8")
-        fio.wait_for_load()
-        daemon.terminate()
-        assert "closed" in daemon.log.read_text()
-        assert "aborted" not in daemon.log.read_text()
-        daemon.start()
-        fio.finish()
+        drains(daemon, path, blocks, daemon.terminate)
+
+
+def test_interrupted_under_load(guest_logs: Path) -> None:
+    """SIGINT under load drains as SIGTERM does."""
+    with serving(guest_logs, "memory") as daemon, disk("interrupt", "memory/interrupt;create=yes", SIZE) as path:
+        drains(daemon, path, 8192, daemon.interrupt)
