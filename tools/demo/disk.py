@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import twisted
@@ -21,6 +23,8 @@ OBJECT_SIZE = "64K"
 TREE = Path(twisted.__file__).parent
 MOST = 20 << 20
 DISK_TIMEOUT = 180
+FIO_SIZE = "4m"
+MOUNT = "mnt"
 
 
 class Daemon:
@@ -38,7 +42,13 @@ class Daemon:
         words = ["twist", "--log-format", "text", "tcmu", "--config", self.configuration, "--handler", "s3"]
         print(f"$ {' '.join(words)} &", flush=True)
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(words, stdout=log, stderr=log)
+            # In a session of its own: ^C is for the demo, which then still needs it to clean up.
+            self._process = subprocess.Popen(words, stdout=log, stderr=log, start_new_session=True)
+
+    @property
+    def runs(self) -> bool:
+        """Whether it does."""
+        return self._process is not None and self._process.poll() is None
 
     def end(self, number: int) -> None:
         """Send it a signal that ends it, and wait until it has ended."""
@@ -48,6 +58,17 @@ class Daemon:
             raise Failed("the daemon had ended by itself")
         self._process.send_signal(number)
         self._process.wait(60)
+
+    def stop(self) -> None:
+        """Stop it if it runs, one way or the other."""
+        if self._process is None or not self.runs:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
 def _checksum(tree: Path) -> str:
@@ -89,29 +110,71 @@ def _in_flight(disk: str) -> int:
 
 def _survive(daemon: Daemon, disk: str, mount: Path) -> None:
     """Kill and restart the daemon while fio writes and verifies."""
-    words = ["fio", "--name=survive", f"--filename={mount}/fio", "--size=8m", "--bs=4k", "--rw=randwrite"]
+    words = ["fio", "--name=survive", f"--filename={mount}/fio", f"--size={FIO_SIZE}", "--bs=4k", "--rw=randwrite"]
     words += ["--direct=1", "--ioengine=libaio", "--iodepth=32", "--verify=crc32c", "--verify_fatal=1"]
     print(f"$ {' '.join(words)} &", flush=True)
     fio = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    _wait(lambda: _in_flight(disk) >= 8 or fio.poll() is not None, "writes are in flight")
-    daemon.end(signal.SIGKILL)
-    print(f"{_in_flight(disk)} requests are in flight, and wait", flush=True)
-    daemon.start()
-    output, _ = fio.communicate(timeout=300)
-    if fio.returncode != 0 or "err= 0" not in output:
-        raise Failed(f"fio: {output}")
+    try:
+        _wait(lambda: _in_flight(disk) >= 8 or fio.poll() is not None, "writes are in flight")
+        if fio.poll() is not None:
+            raise Failed(f"fio ended before enough requests were in flight: {fio.communicate()[0]}")
+        daemon.end(signal.SIGKILL)
+        waiting = _in_flight(disk)
+        print(f"{waiting} requests are in flight, and wait", flush=True)
+        if waiting == 0 or fio.poll() is not None:
+            raise Failed("the daemon was killed too late: nothing was in flight")
+        daemon.start()
+        output, _ = fio.communicate(timeout=240)
+        if fio.returncode != 0 or "err= 0" not in output:
+            raise Failed(f"fio: {output}")
+    finally:
+        fio.kill()
     print("\n".join(line for line in output.splitlines() if "err=" in line or "IOPS=" in line), flush=True)
 
 
+def _last_try(*words: str) -> bool:
+    """Run a program while cleaning up, where a failure must not keep the rest from being done."""
+    try:
+        command(*words, seconds=60)
+    except Failed as error:
+        print(f"demo: {error}", file=sys.stderr, flush=True)
+        return False
+    return True
+
+
+def _unmount(daemon: Daemon, mount: Path) -> None:
+    """Unmount the file system if it is mounted still; only a daemon can take what it has left to write."""
+    if os.path.ismount(mount):
+        if not daemon.runs:
+            daemon.start()
+        _last_try("umount", str(mount)) or _last_try("umount", "--lazy", str(mount))
+
+
+def _remove(daemon: Daemon, disk: str) -> None:
+    """Remove the LUN if it is there still."""
+    if (Path("/sys/block") / Path(disk).name).exists():
+        if not daemon.runs:
+            daemon.start()
+        _last_try("txtcmu", "rm", "--force", disk)
+
+
 def run(daemon: Daemon, directory: Path) -> None:
-    """Do it all."""
-    mount, volume = directory / "mnt", f"s3/{os.environ['TXTCMU_S3_BUCKET']}/demo;object_size={OBJECT_SIZE}"
+    """Do it all; whatever happens, no mount, no LUN and no daemon are left."""
+    with ExitStack() as left:
+        _run(daemon, directory, left)
+
+
+def _run(daemon: Daemon, directory: Path, left: ExitStack) -> None:
+    mount, volume = directory / MOUNT, f"s3/{os.environ['TXTCMU_S3_BUCKET']}/demo;object_size={OBJECT_SIZE}"
     mount.mkdir()
     step("start the daemon")
+    left.callback(daemon.stop)
     daemon.start()
     step(f"make a volume of {SIZE} in the bucket, and a LUN of it")
     disk = command("txtcmu", "create", volume, "--new", "--size", SIZE, "--config", daemon.configuration)
     disk = disk.splitlines()[-1]
+    left.callback(_remove, daemon, disk)
+    left.callback(_unmount, daemon, mount)
     (Path("/sys/block") / Path(disk).name / "device" / "timeout").write_text(str(DISK_TIMEOUT))
     command("txtcmu", "ls")
     step("make a file system and copy a source tree")
@@ -137,16 +200,31 @@ def run(daemon: Daemon, directory: Path) -> None:
     daemon.end(signal.SIGTERM)
 
 
+def _give_up(number: int, _: object) -> None:
+    """End, and let nothing disturb the cleaning up."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, lambda *_: None)
+    sys.exit(f"demo: {signal.Signals(number).name}")
+
+
 def main() -> int:
     """Run the disk's part."""
-    with tempfile.TemporaryDirectory(prefix="txtcmu-demo-") as name:
-        directory = Path(name)
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, _give_up)
+    directory = Path(tempfile.mkdtemp(prefix="txtcmu-demo-"))
+    try:
         daemon = Daemon(directory)
         try:
             run(daemon, directory)
         except Exception as error:
-            print(f"demo: {error}\nthe daemon's log:\n{daemon.log.read_text()[-6000:]}", file=sys.stderr, flush=True)
+            log = daemon.log.read_text()[-6000:] if daemon.log.exists() else ""
+            print(f"demo: {error}\nthe daemon's log:\n{log}", file=sys.stderr, flush=True)
             return 1
+    finally:
+        if os.path.ismount(directory / MOUNT):
+            print(f"demo: {directory / MOUNT} is still mounted, and left as it is", file=sys.stderr, flush=True)
+        else:
+            shutil.rmtree(directory)
     return 0
 
 

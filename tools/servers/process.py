@@ -50,6 +50,7 @@ class ServerProcess:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 preexec_fn=_die_with_parent,
+                start_new_session=True,  # ^C is for the parent, which ends it when nobody needs it any more
             )
         self.pid = self._process.pid
 
