@@ -52,7 +52,7 @@ def dev_config(handler: str) -> str:
 @pytest.fixture
 def blocks(handler: str) -> int:
     """How many blocks fio is busy with: each takes the guest half a millisecond, and twenty with S3."""
-    return 512 if handler == "s3" else 8192
+    return 512 if handler == "s3" else 4096
 
 
 @pytest.fixture
@@ -145,4 +145,4 @@ def test_stopped_under_load(daemon: Daemon, dev_config: str, blocks: int) -> Non
 def test_interrupted_under_load(guest_logs: Path) -> None:
     """SIGINT under load drains as SIGTERM does."""
     with serving(guest_logs, "memory") as daemon, disk("interrupt", "memory/interrupt;create=yes", SIZE) as path:
-        drains(daemon, path, 8192, daemon.interrupt)
+        drains(daemon, path, 4096, daemon.interrupt)
