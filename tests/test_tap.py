@@ -118,10 +118,26 @@ _STARTED = """
 import signal, sys
 from txtcmu.service import TcmuService
 TcmuService.startService = lambda self: None
-TcmuService.stopService = lambda self: print("drained", flush=True)
+TcmuService.stopService = lambda self: print("drained", flush=True) or succeed([])
 from twisted.internet import reactor
+from twisted.internet.defer import succeed
 from twisted.application.twist._twist import Twist
 reactor.callWhenRunning(lambda: print("running", flush=True))
+Twist.main(["twist", "--log-format", "text", "tcmu", "--handler", "memory"])
+"""
+
+# A service whose device is given up at the stop, since one of its calls hangs in a thread.
+_HUNG = """
+import threading
+from twisted.internet import reactor
+from twisted.internet.defer import succeed
+from twisted.application.twist._twist import Twist
+from txtcmu.service import TcmuService
+TcmuService.startService = lambda self: reactor.callInThread(hang)
+TcmuService.stopService = lambda self: succeed(["a device"])
+def hang():
+    print("hanging", flush=True)
+    threading.Event().wait()
 Twist.main(["twist", "--log-format", "text", "tcmu", "--handler", "memory"])
 """
 
@@ -179,8 +195,25 @@ Twist.main(["twist", "tcmu", "--handler", "memory"])
 
     def test_hangup(self) -> None:
         """SIGHUP kills nothing; SIGTERM drains."""
+        process = self.start(_STARTED)
+        self.wait_for(process, "running")
+        process.send_signal(signal.SIGHUP)
+        self.wait_for(process, "SIGHUP")
+        process.send_signal(signal.SIGTERM)
+        self.wait_for(process, "drained")
+        self.assertEqual(process.wait(60), -signal.SIGTERM)
+
+    def test_hung_thread(self) -> None:
+        """SIGTERM ends the daemon although a backstore's call hangs in a thread for ever."""
+        process = self.start(_HUNG)
+        self.wait_for(process, "hanging")
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+        self.assertEqual(process.returncode, -signal.SIGTERM)
+
+    def start(self, program: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-c", _STARTED],
+            [sys.executable, "-c", program],
             cwd=ROOT,
             env=self.environment(),
             stdout=subprocess.PIPE,
@@ -191,17 +224,11 @@ Twist.main(["twist", "tcmu", "--handler", "memory"])
         self.addCleanup(process.kill)
         assert process.stdout is not None
         self.addCleanup(process.stdout.close)
-        output = process.stdout
+        return process
 
-        def wait_for(text: str) -> None:
-            self.assertTrue(any(text in line for line in iter(output.readline, "")), f"never said {text}")
-
-        wait_for("running")
-        process.send_signal(signal.SIGHUP)
-        wait_for("SIGHUP")
-        process.send_signal(signal.SIGTERM)
-        wait_for("drained")
-        self.assertEqual(process.wait(60), -signal.SIGTERM)
+    def wait_for(self, process: subprocess.Popen[str], text: str) -> None:
+        assert process.stdout is not None
+        self.assertTrue(any(text in line for line in iter(process.stdout.readline, "")), f"never said {text}")
 
 
 class ImportTests(SynchronousTestCase):

@@ -12,7 +12,6 @@ from twisted.logger import Logger
 from twisted.trial.unittest import TestCase
 
 from tests.backstores.s3support import PREFIX
-from tests.servers import seaweedfs as seaweedfs
 from tools.servers.seaweedfs import SeaweedFS
 from txtcmu.backstores.blockowner import Owner
 from txtcmu.backstores.s3 import S3Factory

@@ -10,7 +10,6 @@ from twisted.internet.defer import gatherResults
 from twisted.trial.unittest import TestCase
 
 from tests.objectstore.storecontract import StoreContract
-from tests.servers import seaweedfs as seaweedfs
 from tools.servers.seaweedfs import SeaweedFS
 from txtcmu.devconfig import DeviceConfig
 from txtcmu.errors import ObjectStoreError
