@@ -62,6 +62,17 @@ class BusyError(BackstoreError):
     """Not now, the same command will work later: status BUSY, which initiators retry."""
 
 
+class MiscompareError(BackstoreError):
+    """What was to be compared differs: MISCOMPARE, MISCOMPARE DURING VERIFY OPERATION (1D/00).
+
+    :ivar offset: of the first byte that differs, from the start of what was compared; goes into INFORMATION.
+    """
+
+    def __init__(self, offset: int) -> None:
+        super().__init__(f"byte {offset} differs")
+        self.offset = offset
+
+
 class CheckCondition(BackstoreError):  # noqa: N818 - the standard's name for it
     """A command ends with exactly this sense data (SPC-5 4.4).
 

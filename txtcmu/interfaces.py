@@ -45,11 +45,14 @@ from txtcmu.devconfig import DeviceConfig, DeviceParameters
 __all__ = [
     "IBackstore",
     "IBackstoreFactory",
+    "IBlockStatus",
     "ICommand",
     "ICommandHandler",
+    "ICompareAndWrite",
     "IDiscard",
     "IForceUnitAccess",
     "IObjectStore",
+    "IResizable",
     "IVectoredBackstore",
     "IWriteZeroes",
 ]
@@ -58,7 +61,10 @@ __all__ = [
 class IBackstore(Interface):
     """A flat array of bytes that survives: what most authors write."""
 
-    size = Attribute("Length in bytes, an int: a multiple of the device's block size; constant while open.")
+    size = Attribute(
+        "Length in bytes, an int: a multiple of the device's block size; while it is open, only"
+        " :class:`IResizable` changes it."
+    )
     read_only = Attribute("True: writes are answered WRITE PROTECTED without being called.")
     physical_block_size = Attribute(
         "Bytes that the storage can replace without reading first (a power of two); smaller writes work but"
@@ -141,6 +147,45 @@ class IWriteZeroes(Interface):
         """Make ``length`` bytes at ``offset`` read as zeroes; space is kept where the storage can keep it.
 
         :return: ``None``, or a Deferred or coroutine of it.
+        """
+
+
+class ICompareAndWrite(Interface):
+    """A backstore that compares and writes in one step, against other hosts too (SBC-4, COMPARE AND WRITE).
+
+    Without it the device reads, compares and writes while no other write of its own reaches these blocks.
+    """
+
+    def compare_and_write(offset: int, expected: memoryview, data: memoryview) -> object:
+        """Replace ``expected`` at ``offset`` by ``data``, of the same length, or change nothing.
+
+        :return: ``None``, or a Deferred or coroutine of it.
+        :raise txtcmu.errors.MiscompareError: something else is there.
+        """
+
+
+class IBlockStatus(Interface):
+    """A backstore that knows which of its bytes hold data (SBC-4, GET LBA STATUS)."""
+
+    def extents(offset: int, length: int) -> object:
+        """Say what is where from ``offset`` on; may end before ``length`` bytes, but not at once.
+
+        :return: a list of ``(length, mapped)``, in order and without gaps, or a Deferred or coroutine of it;
+            ``mapped`` is false only where a read is certain to give zeroes.
+        """
+
+
+class IResizable(Interface):
+    """A backstore whose size can be changed while it is open (UNIT ATTENTION 2A/09)."""
+
+    def resize(size: int) -> object:
+        """Become ``size`` bytes long, a multiple of the block size; :attr:`IBackstore.size` says so when it fires.
+
+        What is new reads as zeroes, what is cut off is gone.  No command is outstanding behind the smaller of the
+        two sizes; others may be.
+
+        :return: ``None``, or a Deferred or coroutine of it.
+        :raise txtcmu.errors.ConfigError: it cannot have that size; nothing has changed.
         """
 
 
