@@ -4,112 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
-import tempfile
-from collections.abc import Callable, Coroutine
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from click.testing import CliRunner, Result
-from twisted.internet.defer import Deferred, succeed
-from twisted.trial.unittest import SynchronousTestCase
-
-from tests.unit_kernel.fake_configfs import FakeConfigFS
-from txtcmu.cli import main
-from txtcmu.cli.environment import Environment
-from txtcmu.config import Configuration
-from txtcmu.devconfig import DeviceParameters
-from txtcmu.errors import ConfigError, NotReadyError
+from tests.cli.support import MIB, CommandTestCase
+from txtcmu.errors import NotReadyError
 from txtcmu.kernel.configfs import Backstore, backstores
-
-MIB = 1 << 20
-
-
-class Opened:
-    def __init__(self, size: object, log: list[str]) -> None:
-        self.log = log
-        if size is not None:
-            self.size = size
-
-    def close(self) -> None:
-        """Be closed."""
-        self.log.append("close")
-
-
-class Factory:
-    """Storage in no place at all, of :attr:`size` bytes."""
-
-    options = frozenset({"colour"})
-
-    def __init__(self) -> None:
-        self.size: object = MIB
-        self.log: list[str] = []
-        self.problem: str | None = None
-        self.error: Exception | None = None
-
-    def check(self, config: object) -> object:
-        """Answer through a Deferred."""
-        return succeed(self.problem)
-
-    async def create(self, parameters: DeviceParameters) -> None:
-        """Be a coroutine."""
-        self.log.append(f"create {parameters.size} {parameters.block_size}")
-        if self.error:
-            raise self.error
-
-    def open(self, parameters: DeviceParameters) -> object:
-        """Answer at once."""
-        self.log.append("open")
-        if self.error:
-            raise self.error
-        return Opened(self.size, self.log)
-
-
-def run(function: Callable[[Any], Coroutine[Any, Any, Any]]) -> Any:
-    """Run a coroutine that needs no reactor."""
-    results: list[Any] = []
-    failures: list[Any] = []
-    Deferred.fromCoroutine(function(None)).addCallbacks(results.append, failures.append)
-    if failures:
-        failures[0].raiseException()
-    return results[0]
-
-
-class CommandTestCase(SynchronousTestCase):
-    def setUp(self) -> None:
-        """Make a world of one handler."""
-        directory = tempfile.TemporaryDirectory()
-        self.addCleanup(directory.cleanup)
-        self.configfs = FakeConfigFS(Path(directory.name))
-        self.factory = Factory()
-        self.enabling: Callable[[Backstore, Callable[[], object]], None] = lambda made, notice: made.enable()
-        self.world = Environment(
-            configfs=self.configfs,
-            sysfs=self.configfs.sysfs,
-            dev=self.configfs.dev,
-            proc=self.configfs.proc,
-            find=self.find,
-            load=lambda path: Configuration(),
-            run=run,
-            enable=lambda made, notice: self.enabling(made, notice),
-        )
-
-    def find(self, name: str) -> Factory:
-        """Be the registry."""
-        if name != "test":
-            raise ConfigError(f"no handler {name}")
-        return self.factory
-
-    def txtcmu(self, *arguments: str) -> Result:
-        """Run the command."""
-        return CliRunner().invoke(main, list(arguments), obj=self.world)
-
-    def failed(self, *arguments: str, status: int = 1) -> str:
-        """Run the command, which must fail with nothing but one line, and return that."""
-        result = self.txtcmu(*arguments)
-        self.assertEqual((result.exit_code, result.stdout), (status, ""))
-        lines = result.stderr.splitlines()
-        self.assertTrue(all(line.startswith("txtcmu: ") for line in lines), lines)
-        return lines[-1]
 
 
 class CreateTests(CommandTestCase):
@@ -238,6 +139,84 @@ class CreateTests(CommandTestCase):
         self.assertEqual([made.name for made in backstores(self.configfs)], ["a"])
 
 
+class CoexistenceTests(CommandTestCase):
+    """``txtcmu create`` beside programs that answer for devices that are not theirs."""
+
+    def create(self, *options: str) -> str:
+        """Make a disk whose daemon has it open as soon as it is enabled; return what is said."""
+
+        def enabling(made: Backstore, notice: Callable[[], object]) -> None:
+            made.enable()
+            self.uio(3)
+            self.process(100, "twist", "tcmu", files=(f"{self.configfs.dev}/uio3",))
+
+        self.enabling = enabling
+        result = self.txtcmu("create", "test/vol", *options)
+        self.assertEqual((result.exit_code, result.stdout), (0, f"{self.configfs.dev}/sdx\n"), result.stderr)
+        return result.stderr
+
+    def asked(self) -> list[str]:
+        """Return what the kernel was told about replies."""
+        return [line for line in self.configfs.log if "nl_reply_supported" in line]
+
+    def test_alone(self) -> None:
+        """Alone, or beside other daemons of ours, the kernel waits for the answer."""
+        self.process(7, "twist", "--log-format", "text", "tcmu", files=("socket:[42]",))
+        self.netlink((16, 1 << 6, 42))
+        self.assertEqual(self.create(), "")
+        self.assertEqual(self.asked(), [])
+
+    def test_beside_tcmu_runner(self) -> None:
+        """Beside tcmu-runner the kernel is told not to wait, and the person why."""
+        self.process(7, "tcmu-runner")
+        self.assertEqual(
+            self.create(),
+            "txtcmu: tcmu-runner (pid 7) answers for every TCMU device: this one is made with nl_reply_supported=-1"
+            " (--replies forbids it)\n",
+        )
+        self.assertEqual(self.asked(), ["write core/user_0/vol/control nl_reply_supported=-1"])
+
+    def test_beside_somebody_else(self) -> None:
+        """So it is beside anybody else who listens."""
+        self.process(7, "overlaybd-tcmu", files=("/dev/null", "socket:[42]"))
+        self.netlink((16, 0, 41), (16, 1 << 6, 42))
+        self.assertIn("overlaybd-tcmu (pid 7) answers", self.create())
+        self.assertEqual(len(self.asked()), 1)
+
+    def test_forced(self) -> None:
+        """A person who knows better is obeyed, silently."""
+        self.process(7, "tcmu-runner")
+        self.assertEqual(self.create("--replies"), "")
+        self.assertEqual(self.asked(), [])
+
+    def test_forbidden(self) -> None:
+        """Replies can be done without where nobody else listens."""
+        self.assertEqual(self.create("--no-replies"), "")
+        self.assertEqual(len(self.asked()), 1)
+
+    def test_no_device(self) -> None:
+        """A backstore that was enabled and has no UIO device is removed again."""
+        self.assertIn("has no UIO device: see dmesg", self.failed("create", "test/vol", "--no-replies"))
+        self.assertEqual(backstores(self.configfs), [])
+
+    def test_interrupted_while_nobody_serves(self) -> None:
+        """Without replies nothing is exported before a daemon has it open; whoever gives up leaves nothing."""
+
+        def enabling(made: Backstore, notice: Callable[[], object]) -> None:
+            made.enable()
+            self.uio(3)
+
+        def interrupt(seconds: float) -> None:
+            raise KeyboardInterrupt
+
+        self.enabling = enabling
+        self.patch(time, "sleep", interrupt)
+        result = self.txtcmu("create", "test/vol", "--no-replies")
+        self.assertEqual(result.exit_code, 130)
+        self.assertEqual(backstores(self.configfs), [])
+        self.assertFalse([line for line in self.configfs.log if line.startswith("link")])
+
+
 class RemoveTests(CommandTestCase):
     def test_by_any_name(self) -> None:
         """A disk is found by backstore, dev_config and device; all of it goes, in the kernel's order."""
@@ -307,10 +286,7 @@ class ListTests(CommandTestCase):
             return str(json.loads(self.txtcmu("ls", "--json").output)[0]["state"])
 
         self.assertEqual(state(), "made")
-        uio = self.configfs.sysfs / "class/uio/uio3"
-        (uio / "maps/map0").mkdir(parents=True)
-        (uio / "name").write_text("tcm-user/0/vol/test/vol\n")
-        (uio / "maps/map0/size").write_text("0x1000\n")
+        self.uio(3)
         self.assertEqual(state(), "waiting for a daemon")
         made.enable()
         self.assertEqual(state(), "enabled")

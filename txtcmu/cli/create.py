@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ from typing import Any
 import click
 from twisted.logger import Logger
 
-from txtcmu.cli.environment import Environment, environment, explained, tell
+from txtcmu.cli.environment import PATIENCE, Environment, environment, explained, tell
+from txtcmu.cli.processes import foreign_listeners, wait_until_held
 from txtcmu.devconfig import DeviceConfig, DeviceParameters, parse_size
 from txtcmu.errors import BackstoreError, ConfigError, KernelError
 from txtcmu.kernel import fabric as fabrics
 from txtcmu.kernel.configfs import Backstore, backstores
+from txtcmu.kernel.sysfs import discover
 from txtcmu.results import as_deferred
 
 __all__ = ["create"]
@@ -59,6 +62,12 @@ class Size(click.ParamType[int]):
 )
 @click.option("--portal", default="0.0.0.0:3260", show_default=True, help="Where the iSCSI target listens.")
 @click.option("--serial", help="The unit serial number.")
+@click.option(
+    "--replies/--no-replies",
+    default=None,
+    help="Whether the kernel waits for a daemon's answer when the disk is made and removed; by default not where"
+    " tcmu-runner, or another program on libtcmu, would refuse the disk before its own daemon is asked.",
+)
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="The configuration file.")
 @click.pass_context
 def create(
@@ -71,6 +80,7 @@ def create(
     fabric: str,
     portal: str,
     serial: str | None,
+    replies: bool | None,
     config_file: Path | None,
 ) -> None:
     """Make a disk and print it: /dev/sdX, the IQN, or the backstore's name."""
@@ -85,8 +95,10 @@ def create(
     _check_kernel(world, name)
     size = world.run(partial(_prepare_storage, factory, config, size, int(block_size), new))
     try:
-        made = _make_backstore(world, dev_config, name or _default_name(world, config), size, int(block_size))
-        click.echo(_enable_and_export(world, made, config.handler, fabric, portal, serial))
+        replies = _wants_replies(world) if replies is None else replies
+        name = name or _default_name(world, config)
+        made = _make_backstore(world, dev_config, name, size, int(block_size), replies)
+        click.echo(_enable_and_export(world, made, config.handler, fabric, portal, serial, replies))
     except BaseException:
         if new:
             tell(f"the new storage {config.handler}/{config.path} was made and is kept")
@@ -141,13 +153,26 @@ def _default_name(world: Environment, config: DeviceConfig) -> str:
     return name
 
 
-def _make_backstore(world: Environment, dev_config: str, name: str, size: int, block_size: int) -> Backstore:
+def _wants_replies(world: Environment) -> bool:
+    """Whether the kernel may wait for an answer: not where somebody answers for devices that are not his."""
+    others = foreign_listeners(world.proc, world.group())
+    if others:
+        who = ", ".join(map(str, others))
+        tell(f"{who} answers for every TCMU device: this one is made with nl_reply_supported=-1 (--replies forbids it)")
+    return not others
+
+
+def _make_backstore(
+    world: Environment, dev_config: str, name: str, size: int, block_size: int, replies: bool
+) -> Backstore:
     control: dict[str, str | int] = {
         "dev_config": dev_config,
         "dev_size": size,
         "hw_block_size": block_size,
         "hw_max_sectors": _LARGEST_TRANSFER // block_size,
     }
+    if not replies:
+        control["nl_reply_supported"] = -1
     made = Backstore.create(name, control, world.configfs)
     try:
         made.set_attribute("cmd_time_out", _CMD_TIME_OUT)
@@ -158,7 +183,7 @@ def _make_backstore(world: Environment, dev_config: str, name: str, size: int, b
 
 
 def _enable_and_export(
-    world: Environment, made: Backstore, handler: str, fabric: str, portal: str, serial: str | None
+    world: Environment, made: Backstore, handler: str, fabric: str, portal: str, serial: str | None, replies: bool
 ) -> str:
     """Return what the new disk is called; undo what was done if it fails."""
     daemon = f"a daemon that serves {handler} devices: is `twist tcmu --handler {handler}` running?"
@@ -172,6 +197,8 @@ def _enable_and_export(
         tell(f"{made.name} goes away by itself as soon as it can: when {daemon.partition(':')[0]} answers for it")
         raise
     try:
+        if not replies:
+            _wait_until_served(world, made, lambda: tell(waiting))
         if serial is not None:
             made.serial = serial
         with explained(waiting):
@@ -184,6 +211,15 @@ def _enable_and_export(
         with explained(waiting):
             _undo(made)
         raise
+
+
+def _wait_until_served(world: Environment, made: Backstore, notice: Callable[[], object]) -> None:
+    """Wait for what enabling has not waited for: an initiator that scans a disk nobody serves hangs with it."""
+    devices = discover(world.sysfs, world.dev)
+    node = next((each.node for each in devices if (each.hba, each.name) == (made.hba, made.name)), None)
+    if node is None:
+        raise KernelError(f"{made.name} is enabled but has no UIO device: see dmesg")
+    wait_until_held(node, world.proc, notice, PATIENCE)
 
 
 def _undo(made: Backstore) -> None:

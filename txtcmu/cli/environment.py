@@ -12,6 +12,7 @@ import click
 from attrs import Factory, frozen
 
 from txtcmu import config, registry
+from txtcmu.cli import processes
 from txtcmu.kernel.configfs import Backstore, ConfigFS
 from txtcmu.kernel.enabling import enable
 from txtcmu.kernel.sysfs import DEV, SYSFS
@@ -41,7 +42,7 @@ def _run(function: Callable[[Any], Coroutine[Any, Any, Any]]) -> Any:
 
 @frozen
 class Environment:
-    """The kernel's file systems, the handlers, their configuration, and a reactor."""
+    """The kernel's file systems, the handlers, their configuration, a reactor, and the group of TCM-USER events."""
 
     configfs: ConfigFS = Factory(ConfigFS)
     sysfs: Path = SYSFS
@@ -51,6 +52,7 @@ class Environment:
     load: Callable[[Path | None], Any] = config.load
     run: Callable[[Callable[[Any], Coroutine[Any, Any, Any]]], Any] = _run
     enable: Callable[[Backstore, Callable[[], object]], None] = enable
+    group: Callable[[], int | None] = processes.config_group
 
 
 def environment(context: click.Context) -> Environment:
