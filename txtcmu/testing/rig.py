@@ -122,7 +122,8 @@ class OneBackstore:
 class Rig:
     """A device on a fake kernel, open and serving.
 
-    :param backstore: an :class:`~txtcmu.interfaces.IBackstore` or :class:`~txtcmu.interfaces.ICommandHandler`.
+    :param backstore: an :class:`~txtcmu.interfaces.IBackstore` or :class:`~txtcmu.interfaces.ICommandHandler`; or
+        ``None`` where ``factory`` opens one as ``config`` says, and ``size`` is given.
     :param size: bytes of the LUN; by default the backstore's own.
     :param reactor: a :class:`FakeReactor` by default; benchmarks bring a real one, and open the device themselves.
     :param kernel: options of :class:`~txtcmu.testing.fakekernel.FakeKernel`.
@@ -138,16 +139,19 @@ class Rig:
         max_blocks: int = 2048,
         reactor: Any = None,
         start: bool = True,
+        factory: Any = None,
+        config: DeviceConfig | None = None,
         **kernel: Any,
     ) -> None:
         self.reactor = FakeReactor() if reactor is None else reactor
         self.kernel = FakeKernel(**kernel)
         size = backstore.size if size is None else size
         self.target = FakeTarget(self.kernel, Settings(size, block_size, max_blocks, cmd_time_out, enabled=False))
-        self.factory = OneBackstore(backstore)
+        self.factory = OneBackstore(backstore) if factory is None else factory
+        config = config or DeviceConfig("fake", "disk")
         self.initiator = FakeInitiator(self.kernel, block_size)
         threads = Threads(self.reactor, self.reactor.getThreadPool())
-        self.device = Device(self.reactor, self.target, threads, self.factory, DeviceConfig("fake", "disk"))
+        self.device = Device(self.reactor, self.target, threads, self.factory, config)
         if start:
             self.opened = self.device.open()
             self.settle()
