@@ -26,7 +26,8 @@ from txtcmu.interfaces import IBackstoreFactory
 from txtcmu.objectstore.objects import StoredObject
 from txtcmu.objectstore.probe import probe
 from txtcmu.objectstore.settings import CONNECTION_OPTIONS, SECRET_OPTIONS, S3Settings
-from txtcmu.testing.fakes3 import FakeS3, Fault
+from txtcmu.testing.fakes3 import FakeS3
+from txtcmu.testing.faults import Fault
 
 MARKER = PREFIX + "s3backer-mounted"
 

@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.backstores.s3support import BLOCK, Bench, start
 from txtcmu.backstores import blockwriter
 from txtcmu.errors import BackstoreError, NotReadyError
-from txtcmu.testing.fakes3 import Fault
+from txtcmu.testing.faults import Fault
 from txtcmu.threads import uncancellable
 
 A, B, C = (letter * BLOCK for letter in (b"a", b"b", b"c"))

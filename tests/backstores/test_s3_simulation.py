@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.backstores.s3support import BLOCK, Bench, start
 from txtcmu.errors import NotReadyError
-from txtcmu.testing.fakes3 import Fault
+from txtcmu.testing.faults import Fault
 
 SECTOR = 1024
 BLOCKS = 4

@@ -11,7 +11,8 @@ from tests.objectstore.storecontract import StoreContract
 from txtcmu.errors import ObjectStoreError, PreconditionFailed, StoreUnavailable
 from txtcmu.interfaces import IObjectStore
 from txtcmu.objectstore.objects import MaybeMine, StoredObject
-from txtcmu.testing.fakes3 import FakeS3, Fault
+from txtcmu.testing.fakes3 import FakeS3
+from txtcmu.testing.faults import Fault
 
 
 class S3ObjectStoreTests(StoreContract, TestCase):

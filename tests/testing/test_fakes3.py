@@ -10,7 +10,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from txtcmu.errors import ObjectStoreError
-from txtcmu.testing.fakes3 import FakeS3, Fault
+from txtcmu.testing.fakes3 import FakeS3
+from txtcmu.testing.faults import Fault
 
 
 class FakeS3Tests(SynchronousTestCase):
