@@ -16,7 +16,7 @@ FLOORS = (
     {"tap"},
     {"control"},
     {"service", "handover"},
-    {"registry", "config"},
+    {"registry", "config", "iopath"},
     {"plugins"},
     {"backstores", "layers"},
     {"lun"},

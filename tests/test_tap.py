@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from twisted.application.service import IService, IServiceMaker
+from twisted.logger import capturedLogs, formatEvent
 from twisted.plugin import getPlugins
 from twisted.trial.unittest import SynchronousTestCase
 
+from txtcmu import tap
 from txtcmu.errors import KernelError
 from txtcmu.service import TcmuService
 from txtcmu.tap import Options, makeService
@@ -101,11 +103,29 @@ class ServiceTests(SynchronousTestCase):
         def refuse(_: TcmuService) -> None:
             raise KernelError("no TCM-USER")
 
+        self.patch(tap, "enter_io_path", list)
         self.patch(TcmuService, "startService", refuse)
         service: Any = makeService(self.options("--handler", "memory"))
         with self.assertRaises(SystemExit) as caught:
             service.startService()
         self.assertEqual(caught.exception.code, "twist tcmu: no TCM-USER")
+
+    def test_io_path(self) -> None:
+        """The daemon enters the I/O path of its host before it starts, and logs what cannot be had."""
+        calls = []
+
+        def enter() -> list[str]:
+            calls.append("enter")
+            return ["no {such} privilege"]
+
+        self.patch(tap, "enter_io_path", enter)
+        self.patch(TcmuService, "startService", lambda _: calls.append("start"))
+        self.patch(tap, "_ignore_hangup", lambda _: None)
+        service: Any = makeService(self.options("--handler", "memory"))
+        with capturedLogs() as events:
+            service.startService()
+        self.assertEqual(calls, ["enter", "start"])
+        self.assertEqual([formatEvent(event) for event in events], ["no {such} privilege"])
 
     def test_plugin(self) -> None:
         """The drop-in is found, and names the module without importing it."""

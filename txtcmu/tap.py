@@ -17,6 +17,7 @@ from twisted.python import usage
 from txtcmu import config, registry
 from txtcmu.devconfig import DeviceConfig
 from txtcmu.errors import ConfigError, TCMUError
+from txtcmu.iopath import enter_io_path
 from txtcmu.lun.device import Device
 from txtcmu.service import TcmuService
 
@@ -124,6 +125,8 @@ class _OneLineService(TcmuService):
 
     def startService(self) -> None:
         """See :meth:`TcmuService.startService`."""
+        for problem in enter_io_path():  # before the first thread: each inherits it
+            _log.warn("{problem}", problem=problem)
         try:
             super().startService()
         except TCMUError as error:
