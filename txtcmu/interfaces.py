@@ -201,6 +201,13 @@ class ICommand(Interface):
         " the Data-In of one that receives.  TCMU does not say which of the two: the operation code does."
     )
     length = Attribute("Total length of the buffers in bytes: what the initiator is ready to send or take.")
+    read_len = Attribute(
+        "Settable, 0 at first: how many bytes of Data-In are all there are, when the buffer holds more.  The initiator"
+        " gets these alone and is told of the residual, with CHECK CONDITION too, which else transfers no data; so set"
+        " it when they are in place.  0 stands for the whole buffer: a transfer of no bytes cannot be expressed.  A"
+        " kernel without READ_LEN (before Linux 5.1) transfers the whole buffer all the same, and ignores it for"
+        " Data-Out: zero what is not filled.  ValueError: not from 0 to :attr:`length`."
+    )
 
 
 class ICommandHandler(Interface):
@@ -209,7 +216,8 @@ class ICommandHandler(Interface):
     def handle(command: ICommand) -> object:
         """Carry out one command.
 
-        What it leaves unfilled of a Data-In buffer must be zeroed, for it holds bytes of earlier commands.
+        What it leaves unfilled of a Data-In buffer must be zeroed, for it holds bytes of earlier commands; it may
+        also say with :attr:`ICommand.read_len` how much is filled.  Bidirectional commands are refused before.
 
         :return: ``None`` for GOOD, or a SAM status (an int), or a Deferred or coroutine of one of them.
             Raise :class:`txtcmu.errors.CheckCondition` for sense data.

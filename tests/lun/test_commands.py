@@ -151,14 +151,14 @@ class ReadWriteTests(RigTestCase):
         self.assertEqual(([command.status for command in commands], backstore.calls), ([GOOD] * 3, []))
 
     def test_buffer_longer(self) -> None:
-        """Of a buffer longer than the CDB says only so much is used; the rest of Data-In is zeroes."""
+        """Of a buffer longer than the CDB says only so much is used; the rest of Data-In is a residual."""
         backstore = MemoryBackstore(SIZE)
         rig = self.rig(backstore, fragment=True)
         rig.kernel.poison_free_pages()
         write_10(rig, 0, 9, b"w" * 8192)
         read = read_10(rig, 0, 10, length=9000)
         rig.settle()
-        self.assertEqual(read.data, b"w" * 9 * 512 + bytes(9000 - 9 * 512))
+        self.assertEqual((read.data, read.residual), (b"w" * 9 * 512 + bytes(512), 9000 - 10 * 512))
 
     def test_buffer_shorter(self) -> None:
         """A buffer shorter than the CDB says is refused before the backstore hears of it."""

@@ -10,7 +10,8 @@ from zope.interface.verify import verifyObject
 from txtcmu.errors import KernelError, RingError
 from txtcmu.interfaces import ICommand
 from txtcmu.kernel import abi
-from txtcmu.kernel.ring import Command, Ring, TaskManagement
+from txtcmu.kernel.ring import Command, Ring, TaskManagement, open_ring
+from txtcmu.kernel.ring_v1 import InOrderRing
 from txtcmu.testing.fakekernel import FakeKernel
 
 TEST_UNIT_READY = bytes(6)
@@ -78,12 +79,30 @@ class TakingTests(RingTestCase):
         self.assertEqual(self.take().cdb, bytes([0xC0]) + bytes(9))
 
     def test_bidirectional(self) -> None:
-        """Of a bidirectional command the buffer is the Data-Out; the iovecs of the Data-In follow and are not."""
-        self.kernel.submit(WRITE_10, b"o" * 4096, data_in_length=8192)
+        """A bidirectional command is refused without leaving the ring, and its initiator gets no stale bytes."""
+        self.kernel.poison_free_pages()
+        before = self.kernel.submit(TEST_UNIT_READY)
+        refused = self.kernel.submit(WRITE_10, b"o" * 4096, data_in_length=8192)
+        after = self.kernel.submit(WRITE_10, b"a" * 512)
+        self.ring.complete(self.take(), 0)
         command = self.take()
-        self.assertEqual((command.length, b"".join(command.buffers)), (4096, b"o" * 4096))
-        self.ring.complete(command, 2, SENSE)
+        self.assertEqual(b"".join(command.buffers), b"a" * 512)
+        self.assertIsNone(self.ring.take())
+        self.assertEqual(list(self.ring.outstanding.values()), [command])
         self.tell()
+        self.assertEqual((refused.status, refused.sense_code, refused.data), (2, (5, 0x20, 0), b""))
+        self.ring.complete(command, 0)
+        self.tell()
+        self.assertEqual((before.status, after.status), (0, 0))
+        self.kernel.verify()
+
+    def test_bidirectional_alone(self) -> None:
+        """There is something to publish when all that was in the ring was refused."""
+        refused = self.kernel.submit(WRITE_10, b"o" * 512, data_in_length=512)
+        self.assertIsNone(self.ring.take())
+        self.tell()
+        self.assertEqual(refused.status, 2)
+        self.kernel.verify()
 
     def test_wrap(self) -> None:
         """Where an entry does not fit before the end of the ring, a PAD is passed over."""
@@ -189,9 +208,59 @@ class CompletionTests(RingTestCase):
         fake = self.kernel.submit(READ_10, data_in_length=512)
         command = self.take()
         command.buffers[0][:100] = b"s" * 100
-        self.ring.complete(command, 0, read_len=100)
+        command.read_len = 100
+        self.ring.complete(command, 0)
         self.tell()
         self.assertEqual((fake.data, fake.residual), (b"s" * 100, 412))
+
+    def test_read_len_with_sense(self) -> None:
+        """With CHECK CONDITION the bytes that read_len speaks of reach the initiator, too."""
+        fake = self.kernel.submit(READ_10, data_in_length=512)
+        command = self.take()
+        command.buffers[0][:100] = b"s" * 100
+        command.read_len = 100
+        self.ring.complete(command, 2, SENSE)
+        self.tell()
+        self.assertEqual((fake.status, fake.sense, fake.data, fake.residual), (2, SENSE, b"s" * 100, 412))
+
+    def test_read_len_of_the_whole_buffer(self) -> None:
+        """As many bytes as the buffer holds leave no residual; neither does 0, which stands for all."""
+        for read_len in (512, 0):
+            fake = self.kernel.submit(READ_10, data_in_length=512)
+            command = self.take()
+            command.buffers[0][:] = b"s" * 512
+            command.read_len = read_len
+            self.ring.complete(command, 0)
+            self.tell()
+            self.assertEqual((fake.data, fake.residual), (b"s" * 512, 0))
+
+    def test_impossible_read_len(self) -> None:
+        """What is no number of bytes in the buffer is refused when it is set, and the command can still be ended."""
+        fake = self.kernel.submit(READ_10, data_in_length=512)
+        command = self.take()
+        for nonsense in (513, -1, 1 << 32, 1.5, "1", None):
+            with self.assertRaises(ValueError):
+                command.read_len = nonsense  # type: ignore[assignment]
+        command.buffers[0][:] = bytes(512)
+        self.ring.complete(command, 0)
+        self.tell()
+        self.assertEqual((fake.status, fake.residual), (0, 0))
+
+    def test_kernel_without_read_len(self) -> None:
+        """A kernel that does not know READ_LEN is not told; it transfers the whole buffer."""
+        kernel = FakeKernel(flags=abi.FLAG_OUT_OF_ORDER)
+        uio = kernel.open()
+        ring = Ring(uio.memory)
+        fake = kernel.submit(READ_10, data_in_length=512)
+        command = ring.take()
+        assert isinstance(command, Command)
+        command.buffers[0][:] = b"s" * 100 + bytes(412)
+        command.read_len = 100
+        ring.complete(command, 0)
+        ring.publish()
+        uio.doorbell()
+        self.assertEqual((fake.data, fake.residual), (b"s" * 100 + bytes(412), 0))
+        kernel.verify()
 
     def test_windows_end(self) -> None:
         """A completed command's windows are released."""
@@ -479,18 +548,19 @@ class MailboxTests(SynchronousTestCase):
 
     def refused(self, expected: type[KernelError], **mailbox: int) -> str:
         """Return the one line."""
-        error = self.assertRaises(expected, Ring, self.memory(**mailbox))
+        error = self.assertRaises(expected, open_ring, self.memory(**mailbox))
         self.assertNotIn("\n", str(error))
         return str(error)
 
     def test_sound(self) -> None:
         """The mailbox that the others differ from is fine."""
-        self.assertIsNone(Ring(self.memory()).take())
+        self.assertIsInstance(open_ring(self.memory()), Ring)
+        self.assertIsInstance(open_ring(self.memory(version=1, flags=0)), InOrderRing)
 
     def test_version(self) -> None:
-        """Another version is refused, and named."""
-        self.assertIn("version 1", self.refused(KernelError, version=1))
-        self.assertIn("version 3", self.refused(KernelError, version=3))
+        """A version that is neither 1 nor 2 is refused, and named."""
+        for version in (0, 3, 0xFFFF):
+            self.assertIn(f"version {version},", self.refused(KernelError, version=version))
 
     def test_in_order_only(self) -> None:
         """A kernel that cannot complete out of order is refused."""
@@ -499,7 +569,8 @@ class MailboxTests(SynchronousTestCase):
     def test_layout(self) -> None:
         """The ring lies behind the mailbox, in the map, in units of eight bytes."""
         for layout in ({"offset": 64}, {"offset": 132}, {"size": 1020}, {"size": 8192}, {"offset": 2**32 - 8}):
-            self.assertIn("impossible ring", self.refused(RingError, **layout))
+            for version in (1, 2):
+                self.assertIn("impossible ring", self.refused(RingError, version=version, **layout))
 
     def test_tail(self) -> None:
         """The tail lies in the ring."""

@@ -271,7 +271,8 @@ class RingMachine(RuleBasedStateMachine):
         else:
             given = Answer(BUSY if how == "busy" else TASK_ABORTED)
         buffers = list(command.buffers)
-        self.ring.complete(command, given.status, given.sense, keep=keep, read_len=read_len)
+        command.read_len = read_len
+        self.ring.complete(command, given.status, given.sense, keep=keep)
         if keep:
             assert command.buffers == buffers
         else:

@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from txtcmu.errors import KernelError, RingError
-from txtcmu.kernel.ring import Command, Ring, TaskManagement
+from txtcmu.kernel.ringbase import Command, RingBase, TaskManagement
 
 __all__ = ["UIO", "RingConsumer", "RingReader", "UIOFile"]
 
@@ -132,7 +132,7 @@ class RingReader:
     the end of the batch, or in the reactor's next turn.
     """
 
-    def __init__(self, reactor: Any, uio: UIO, ring: Ring, consumer: RingConsumer) -> None:
+    def __init__(self, reactor: Any, uio: UIO, ring: RingBase, consumer: RingConsumer) -> None:
         self._reactor = reactor
         self._uio = uio
         self._ring = ring

@@ -38,7 +38,7 @@ from txtcmu.errors import (
     WriteProtectedError,
 )
 from txtcmu.interfaces import IBackstore, IBackstoreFactory, ICommandHandler
-from txtcmu.kernel.ring import Ring, TaskManagement
+from txtcmu.kernel.ring import TaskManagement, open_ring
 from txtcmu.kernel.uio import UIO, RingReader
 from txtcmu.lun.commands import UNREAD, BlockCommands, NotReadyCommands, changes_medium
 from txtcmu.lun.medium import Medium
@@ -170,7 +170,7 @@ class Device:
                 # Only now that nobody else can have it open.  What is in the ring cannot be resumed.
                 await self._in_kernel(target.reset_ring)
             await self._in_kernel(target.want_task_management)
-            self._ring = ring = Ring(uio.memory, Task)
+            self._ring = ring = open_ring(uio.memory, Task)
         except Exception:
             self._close_uio()
             raise

@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from txtcmu.kernel.ring import Command, Ring
+from txtcmu.kernel.ringbase import Command, RingBase
 from txtcmu.kernel.uio import RingReader
 from txtcmu.scsi import constants as c
 
@@ -73,7 +73,7 @@ class TaskSet:
     def __init__(
         self,
         reactor: Any,
-        ring: Ring,
+        ring: RingBase,
         reader: RingReader,
         failed: Callable[[Task, BaseException], None],
         free_kept: Callable[[int], None],

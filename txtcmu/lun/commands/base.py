@@ -65,10 +65,15 @@ class UnitCommands:
         return NO_SENSE_DATA
 
     def _reply(self, row: Opcode, command: Any) -> None:
-        scatter(reply(self.unit, row, command.cdb), command.buffers)
+        self._answer(command, reply(self.unit, row, command.cdb))
 
     def _request_sense(self, row: Opcode, command: Any) -> None:
-        scatter(request_sense(command.cdb, self.sense()), command.buffers)
+        self._answer(command, request_sense(command.cdb, self.sense()))
+
+    def _answer(self, command: Any, data: bytes) -> None:
+        """Fill the Data-In buffer; an initiator with more room than ``data`` is told of the residual."""
+        scatter(data, command.buffers)
+        command.read_len = min(len(data), command.length)
 
     def _inquiry(self, row: Opcode, command: Any) -> Deferred[None] | None:
         if self.unit.identity is not UNREAD:

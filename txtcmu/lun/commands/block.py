@@ -110,16 +110,25 @@ class BlockCommands(UnitCommands):
     def _buffers(self, row: Opcode, command: Any, length: int) -> list[memoryview]:
         """Return the ``length`` bytes of the data buffer that the CDB speaks of.
 
-        The kernel compares the two for no pass-through command.  What a longer buffer has left is zeroed, since it
-        may go to the initiator; into a shorter one the blocks do not go, and TCMU cannot tell of an overflow.
+        The kernel compares the two for no pass-through command.  A longer buffer of Data-In is zeroed, since it may
+        go to the initiator, and leaves a residual; into a shorter one the blocks do not go, and TCMU cannot tell of
+        an overflow.
         """
         if command.length == length:
             buffers: list[memoryview] = command.buffers
             return buffers
         if command.length < length:
             raise invalid_field(row.transfer.field.start, 7)
-        zero_from(command.buffers, length)
-        return first(command.buffers, length)
+        if row.direction is Direction.IN:
+            zero_from(command.buffers, 0)
+            command.read_len = length
+        else:
+            zero_from(command.buffers, length)
+        # The command's own from now on, so that they end with it: a traceback may hold on to them.
+        windows = first(command.buffers, length)
+        command.release()
+        command.buffers = windows
+        return windows
 
     def _synchronize_cache(self, row: Opcode, command: Any) -> Deferred[None] | None:
         # All of it, and with status when it is done even under IMMED: both are stricter than what is asked.
