@@ -16,7 +16,8 @@ from tools.guest.kernel_log import KernelLog
 MARKERS = (
     "kernel_log(regex, ...): lines of the kernel's log that this test may provoke",
     "guest_timeout(seconds): how long this test may take in the guest (300)",
-    "host_service(name): a server that has to run on the host, see tools/guest/services.py",
+    "host_service(name): what the host has to have for this test, see tools/guest/services.py",
+    "guest_hardware(memory=..., disk=...): a guest of its own, made of this, see tools/guest/qemu.py",
 )
 
 

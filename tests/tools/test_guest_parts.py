@@ -95,3 +95,14 @@ def test_a_counted_guest_has_one_processor_and_no_kvm() -> None:
     assert line[line.index("-smp") + 1] == "1"
     assert "-icount" in line
     assert "kvm" not in " ".join(line)
+
+
+def test_a_disk_is_a_file_of_the_host() -> None:
+    here = Path("/a,b")
+    without = qemu.command_line(qemu.Hardware(), "tcg", here, here, here, here, {})
+    line = qemu.command_line(qemu.Hardware(), "tcg", here, here, here, here, {}, disk=here)
+    assert [word for word in line if word not in without] == [
+        "-drive",
+        "if=none,id=disk,format=raw,cache=unsafe,file=/a,,b",
+        "virtio-blk-pci,drive=disk",
+    ]

@@ -14,6 +14,7 @@ import pytest
 
 from tools.guest import SHARE
 from tools.guest.machine import Machine
+from tools.guest.qemu import Hardware
 from tools.guest.relay import Relay
 from tools.guest.services import SERVICES, RunningService
 
@@ -25,7 +26,7 @@ CONFTEST = """
     from tools.guest.agent import Agent
 
     def pytest_configure(config):
-        for marker in ("guest_timeout(seconds): x", "host_service(name): x"):
+        for marker in ("guest_timeout(seconds): x", "host_service(name): x", "guest_hardware(memory): x"):
             config.addinivalue_line("markers", marker)
         if "TXTCMU_GUEST" in os.environ:
             port, share = os.environ["PORT"], os.environ["SHARE"]
@@ -39,7 +40,11 @@ class Process:
     booted = 0
 
     def __init__(
-        self, command: Sequence[str], sinks: Mapping[str, Callable[[bytes], object]], environment: Mapping[str, str]
+        self,
+        command: Sequence[str],
+        sinks: Mapping[str, Callable[[bytes], object]],
+        environment: Mapping[str, str],
+        hardware: Hardware,
     ) -> None:
         Process.booted += 1
         self.directory = Path(f"machine-{Process.booted}").absolute()
@@ -48,6 +53,7 @@ class Process:
         command = [word.replace(SHARE, str(self.share)) for word in command if not word.startswith("--basetemp")]
         self._command = [sys.executable, *command[1:]]
         self._environment = {**os.environ, **environment, "TXTCMU_GUEST": "1", "SHARE": str(self.share)}
+        self._environment |= {"HARDWARE": repr(hardware), "BOOT": str(Process.booted)}
         self._sinks = sinks
         self._pipes: dict[int, Callable[[bytes], object]] = {}
         self._process: subprocess.Popen[bytes] | None = None
@@ -243,3 +249,22 @@ def test_services_run_on_the_host_for_those_who_ask(relayed: Relayed, monkeypatc
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(["The service bad did not start:", "*no such server*"])
     assert calls == ["start in an empty directory: True", "stop"]
+
+
+def test_tests_with_hardware_of_their_own_share_a_boot(relayed: Relayed) -> None:
+    result, reports = relayed("""
+        import os, pytest
+        small = pytest.mark.guest_hardware(memory=512)
+        def runs_in(boot, hardware):
+            assert (os.environ["BOOT"], "memory=512" in os.environ["HARDWARE"]) == (str(boot), hardware)
+        @small
+        def test_first(): runs_in(2, True)
+        def test_usual(): runs_in(1, False)
+        @small
+        def test_second(): runs_in(2, True)
+        def test_last(): runs_in(1, False)
+    """)
+    result.assert_outcomes(passed=4)
+    names = [report.nodeid.split("::")[1] for report in reports if report.when == "call"]
+    assert names == ["test_usual", "test_last", "test_first", "test_second"]
+    assert Process.booted == 2

@@ -1,7 +1,7 @@
 """A stock Debian kernel under QEMU, with the host's own files as its root: see ``python -m tools.guest --help``.
 
-From the bottom up: `kernel` fetches and unpacks the kernel, `initramfs` packs what it boots into, `qemu` writes the
-command line, `accel` finds out whether KVM works here, `machine` is the running QEMU process, and ``__main__`` runs
+From the bottom up: `debian` fetches packages, `kernel` the kernel, `initramfs` packs what it boots into, `qemu` writes
+the command line, `accel` finds out whether KVM works here, `machine` is the running QEMU process, and ``__main__`` runs
 commands. `relay` (on the host) and `agent` (in the guest) let pytest run tests there; `kernel_log` judges the
 kernel's messages; `services` starts servers on the host for them.
 """

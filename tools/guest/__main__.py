@@ -8,7 +8,7 @@ import termios
 from collections.abc import Sequence
 from functools import partial
 
-from tools.guest import accel, initramfs, kernel
+from tools.guest import accel, debian, initramfs, kernel
 from tools.guest.machine import Machine
 from tools.guest.qemu import Hardware
 
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.verb == "prepare":
             return _prepare()
         return _run(options)
-    except kernel.KernelUnavailableError as error:
+    except debian.PackageError as error:
         print(f"guest: {error}", file=sys.stderr)
         return NO_STATUS
 
@@ -33,11 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tools.guest", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    verbs.add_parser("prepare", help="fetch the kernel, make the initramfs, find out whether KVM works")
+    verbs.add_parser("prepare", help="fetch kernel and packages, make the initramfs, find out whether KVM works")
     run = verbs.add_parser("run", help="boot, run a command in the checkout, exit with its status")
     run.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS", help="for all of it (%(default)s)")
     run.add_argument("--memory", type=int, default=2048, metavar="MIB", help="of the guest (%(default)s)")
     run.add_argument("--processors", type=int, default=2, metavar="N", help="of the guest (%(default)s)")
+    run.add_argument("--disk", type=int, default=0, metavar="MIB", help="an empty /dev/vda of this size")
     run.add_argument("--counted", action="store_true", help="let the guest's clock count instructions")
     run.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="for the command")
     run.add_argument("command", nargs="*", metavar="COMMAND", help="without any, a shell on this terminal")
@@ -47,13 +48,14 @@ def _parser() -> argparse.ArgumentParser:
 def _prepare() -> int:
     booted = kernel.fetch()
     accel.choose(booted, initramfs.build(booted))
+    debian.fetch_tcmu_runner()
     return 0
 
 
 def _run(options: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(NO_STATUS))  # end as for ^C: stopping what was started
     environment = dict(setting.partition("=")[::2] for setting in options.env)
-    hardware = Hardware(options.memory, options.processors, options.counted)
+    hardware = Hardware(options.memory, options.processors, options.disk, options.counted)
     sinks = {"stdout": partial(_write, 1), "stderr": partial(_write, 2)}
     terminal = None
     if not options.command and sys.stdin.isatty():

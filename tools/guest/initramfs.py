@@ -14,7 +14,7 @@ from tools.guest.kernel import Kernel
 __all__ = ["build", "load_order", "unsigned"]
 
 MODULES = (
-    *("virtio_pci", "virtio_rng", "virtio_net", "virtio_console"),
+    *("virtio_pci", "virtio_rng", "virtio_net", "virtio_console", "virtio_blk"),
     *("9pnet_virtio", "9p", "overlay", "configfs"),
     *("uio", "target_core_user", "tcm_loop", "iscsi_target_mod"),
     *("sd_mod", "sg", "ext4"),

@@ -85,7 +85,7 @@ class Machine:
             self._selector.register(ours, selectors.EVENT_READ, sink)
         line = qemu.command_line(
             self._hardware, accelerator, booted.image, image, self.share, self.directory / "console.log",
-            {name: end.fileno() for name, end in theirs.items()}, terminal=not self._command,
+            {name: end.fileno() for name, end in theirs.items()}, self._make_disk(), terminal=not self._command,
         )  # fmt: skip
         with (self.directory / "qemu.log").open("wb") as log:
             self._process = subprocess.Popen(
@@ -127,6 +127,7 @@ class Machine:
         if self._process is not None:
             self._process.kill()  # the guest has no disk to lose; session.sh has synced the share
             self._process.wait()
+        (self.directory / "disk").unlink(missing_ok=True)  # large, and tells nothing
         if not keep:
             shutil.rmtree(self.directory, ignore_errors=True)
         os.close(self._in_use)
@@ -154,6 +155,14 @@ class Machine:
     ) -> None:
         """Stop; the directory stays when the command failed, for a look at its logs."""
         self.stop(keep=bool(self._command) and self.status != 0)
+
+    def _make_disk(self) -> Path | None:
+        if not self._hardware.disk:
+            return None
+        path = self.directory / "disk"
+        path.touch()
+        os.truncate(path, self._hardware.disk << 20)
+        return path
 
     def _write_session(self, booted: kernel.Kernel) -> None:
         """Write the script that the guest's init ends in: environment, then session.sh with the command."""

@@ -28,6 +28,8 @@ class Hardware:
     memory: int = 2048
     """In MiB. Half of it and more can be files, as the guest's own files live in memory."""
     processors: int = 2
+    disk: int = 0
+    """In MiB; the size of an empty /dev/vda, or none."""
     counted: bool = False
     kernel_arguments: tuple[str, ...] = ()
 
@@ -40,12 +42,13 @@ def command_line(
     share: Path,
     console: Path,
     ports: Mapping[str, int],
+    disk: Path | None = None,
     terminal: bool = False,
 ) -> list[str]:
     """Return the command that boots the guest.
 
-    `ports` maps names of virtio serial ports to descriptors of connected sockets, which QEMU inherits. `terminal` joins
-    the guest's /dev/hvc0 to QEMU's standard input and output.
+    `ports` maps names of virtio serial ports to descriptors of connected sockets, which QEMU inherits. `disk` is the
+    file behind /dev/vda. `terminal` joins the guest's /dev/hvc0 to QEMU's standard input and output.
     """
     arguments = [*KERNEL_ARGUMENTS, *hardware.kernel_arguments]
     line = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]
@@ -58,6 +61,9 @@ def command_line(
     # The guest reaches servers on the host's 127.0.0.1 at 10.0.2.2. Without a boot ROM: nobody boots from it.
     line += ["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="]
     line += ["-device", "virtio-rng-pci", "-device", "virtio-serial-pci,max_ports=16"]
+    if disk is not None:  # nobody needs it after the guest, so no flush has to reach the host's storage
+        line += ["-drive", f"if=none,id=disk,format=raw,cache=unsafe,file={_escape(disk)}"]
+        line += ["-device", "virtio-blk-pci,drive=disk"]
     if terminal:
         line += ["-chardev", "stdio,id=terminal,signal=off", "-device", "virtconsole,chardev=terminal"]
     for name, descriptor in ports.items():

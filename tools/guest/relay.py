@@ -19,8 +19,9 @@ import pytest
 
 from tools.guest import CACHE, SHARE
 from tools.guest.agent import ITEMS, PORT, TRACEBACK, guest_timeout, log_sections, logs_of
-from tools.guest.kernel import KernelUnavailableError
+from tools.guest.debian import PackageError
 from tools.guest.machine import Machine
+from tools.guest.qemu import Hardware
 from tools.guest.services import SERVICES, RunningService
 from tools.guest.streams import LineSplitter
 
@@ -29,8 +30,8 @@ __all__ = ["Guest", "GuestLostError", "NotRunError", "Relay"]
 BOOT_SECONDS = 240.0
 """From the boot to the first test's start, and from one test's end to the next one's start."""
 
-BOOTS = 2
-"""If the guest is lost, the tests that are left get one more."""
+LOSSES = 2
+"""If the guest is lost, the tests that are left get another; not after the second time."""
 
 
 class GuestLostError(Exception):
@@ -49,8 +50,10 @@ class Guest:
         config: pytest.Config,
         items: Iterable[pytest.Item],
         environment: Mapping[str, str],
+        hardware: Hardware,
         machine: Callable[..., Machine] = Machine,
     ) -> None:
+        self.hardware = hardware
         self._config = config
         self._events: defaultdict[str, deque[dict[str, Any]]] = defaultdict(deque)
         self._troubles: list[str] = []
@@ -59,7 +62,7 @@ class Guest:
         self._settled = False
         lines = LineSplitter(self._take)
         sinks = {"stdout": self._output, "stderr": self._output, PORT: lines.feed}
-        self.machine = machine(self._command(), sinks, environment)
+        self.machine = machine(self._command(), sinks, environment, hardware)
         self._log = (self.machine.directory / "pytest.log").open("wb")
         # The guest collects files and picks its items: one that it cannot import must not cost the others their run.
         items = list(items)
@@ -156,11 +159,18 @@ class Relay:
         self._directory = directory
         self._machine = machine
         self._guest: Guest | None = None
-        self._boots = 0
+        self._losses = 0
         self._keep = False
         self._services: dict[str, RunningService] | None = None
         self._service_files: list[Path] = []
         self._unavailable: dict[str, str] = {}
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Have items that want the same hardware stand together, so that it is booted once; the usual one is first."""
+        kinds = list(dict.fromkeys([Hardware(), *(_hardware_of(item) for item in items if self._is_ours(item))]))
+        ours = iter(sorted(filter(self._is_ours, items), key=lambda item: kinds.index(_hardware_of(item))))
+        items[:] = [next(ours) if self._is_ours(item) else item for item in items]
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
@@ -197,10 +207,11 @@ class Relay:
         except NotRunError as error:
             yield from _failure(item, phases, str(error), [])
             self._keep = True
-        except (GuestLostError, KernelUnavailableError, OSError) as error:
+        except (GuestLostError, PackageError, OSError) as error:
             sections = self._guest.evidence(item) if self._guest is not None else []
             yield from _failure(item, phases, str(error), sections)
             self._keep = True
+            self._losses += 1
             self._close_guest(keep=True)
 
     def _ready(self, item: pytest.Item) -> Guest:
@@ -211,16 +222,19 @@ class Relay:
         for name in _services_of(item):
             if name in self._unavailable:
                 raise NotRunError(f"The service {name} did not start:\n{self._unavailable[name]}")
+        hardware = _hardware_of(item)
+        if self._guest is not None and self._guest.hardware != hardware:
+            self._close_guest(keep=self._keep)
         if self._guest is None:
-            if self._boots == BOOTS:
-                raise NotRunError(f"The guest was lost {BOOTS} times; this test was not tried.")
-            self._boots += 1
+            if self._losses == LOSSES:
+                raise NotRunError(f"The guest was lost {LOSSES} times; this test was not tried.")
             rest = item.session.items[item.session.items.index(item) :]
             items = [i for i in rest if self._is_ours(i) and not _services_of(i) & self._unavailable.keys()]
+            items = [i for i in items if _hardware_of(i) == hardware]
             passed_on = {k: v for k, v in os.environ.items() if k.startswith("TXTCMU_") or k == "CI"}
             environments = [service.environment for service in self._services.values()]
             environment = {k: v for variables in (passed_on, *environments) for k, v in variables.items()}
-            self._guest = Guest(self._config, items, environment, self._machine)
+            self._guest = Guest(self._config, items, environment, hardware, self._machine)
             self._guest.machine.start()
         return self._guest
 
@@ -244,6 +258,12 @@ class Relay:
 def _services_of(item: pytest.Item) -> set[str]:
     """Return what the item asks for by its markers."""
     return {name for mark in item.iter_markers("host_service") for name in mark.args}
+
+
+def _hardware_of(item: pytest.Item) -> Hardware:
+    """Return what the item's guest is made of."""
+    mark = item.get_closest_marker("guest_hardware")
+    return Hardware(**mark.kwargs) if mark else Hardware()
 
 
 def _failure(

@@ -1,4 +1,4 @@
-"""Servers that run on the host, at native speed, for tests in the guest.
+"""What the host has to have for tests in the guest: servers that run there, at native speed, and packages.
 
 A test asks by ``@pytest.mark.host_service("name")``. If any collected test does, the function of that name is called
 with an empty directory before the guest boots; what it returns says which environment variables the guest's pytest
@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tools.guest.debian import fetch_tcmu_runner
 from tools.servers.seaweedfs import SeaweedFS
 
 __all__ = ["HOST_ADDRESS", "SERVICES", "RunningService"]
@@ -36,5 +37,9 @@ def _s3(directory: Path) -> RunningService:
     return RunningService(environment, server.stop)
 
 
-SERVICES: dict[str, Callable[[Path], RunningService]] = {"s3": _s3}
+def _tcmu_runner(_: Path) -> RunningService:
+    return RunningService({"TXTCMU_TCMU_RUNNER": str(fetch_tcmu_runner())}, lambda: None)  # it runs in the guest
+
+
+SERVICES: dict[str, Callable[[Path], RunningService]] = {"s3": _s3, "tcmu-runner": _tcmu_runner}
 """By the marker's argument. Add servers here."""
