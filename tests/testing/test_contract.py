@@ -12,17 +12,23 @@ from twisted.trial.reporter import TestResult
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 
+from txtcmu.errors import BackstoreError, MiscompareError
 from txtcmu.interfaces import (
     IBackstore,
+    IBlockStatus,
     ICommandHandler,
+    ICompareAndWrite,
     IDiscard,
     IForceUnitAccess,
+    IResizable,
     IVectoredBackstore,
     IWriteZeroes,
 )
 from txtcmu.testing.contract import BackstoreContract
 
-ALL = frozenset({IVectoredBackstore, IForceUnitAccess, IDiscard, IWriteZeroes})
+ALL = frozenset(
+    {IVectoredBackstore, IForceUnitAccess, IDiscard, IWriteZeroes, ICompareAndWrite, IBlockStatus, IResizable}
+)
 
 
 def later(function: Any = lambda: None) -> Deferred[Any]:
@@ -32,9 +38,11 @@ def later(function: Any = lambda: None) -> Deferred[Any]:
     return deferLater(reactor, 0, function)
 
 
-@implementer(IBackstore, IVectoredBackstore, IForceUnitAccess, IDiscard, IWriteZeroes)
+@implementer(IBackstore, *ALL)
 class Sound:
     """A disk of two layers: what is cached dies in a crash, what is durable does not."""
+
+    lost = False
 
     read_only = False
     physical_block_size = 512
@@ -72,7 +80,33 @@ class Sound:
         return None
 
     def flush(self) -> object:
+        if self.lost:
+            raise BackstoreError("acknowledged writes are lost: open it anew")
         self.durable[:] = self.cache
+        return None
+
+    def lose(self) -> None:
+        """Be what the cache was written to, and has lost it."""
+        self.cache[:] = self.durable
+        self.lost = True
+
+    def compare_and_write(self, offset: int, expected: memoryview, data: memoryview) -> object:
+        found = self.cache[offset : offset + len(expected)]
+        if found != expected:
+            raise MiscompareError(next(at for at, byte in enumerate(found) if byte != expected[at]))
+        self.cache[offset : offset + len(data)] = data
+        return None
+
+    def extents(self, offset: int, length: int) -> object:
+        """Tell of single blocks, as long as there is patience."""
+        starts = range(offset, offset + min(length, 1 << 20), 512)
+        return [(512, any(self.cache[start : start + 512])) for start in starts]
+
+    def resize(self, size: int) -> object:
+        for layer in (self.cache, self.durable):
+            del layer[size:]
+            layer.extend(bytes(size - len(layer)))
+        self.size = size
         return None
 
     def discard(self, offset: int, length: int) -> object:
@@ -103,8 +137,11 @@ class Contract(BackstoreContract):
     async def crash(self, backstore: Sound) -> Sound:
         return self._from(backstore, backstore.durable)
 
+    async def lose(self, backstore: Sound) -> None:
+        backstore.lose()
+
     def _from(self, backstore: Sound, content: bytearray) -> Sound:
-        again = self.backstore_class(backstore.size)
+        again = self.backstore_class(len(content))
         again.cache[:] = again.durable[:] = content
         return again
 
@@ -158,6 +195,17 @@ class SlowTests(SoundTests):
     """Deferreds that let go when they are cancelled are as good as values."""
 
     backstore_class = Slow
+
+
+class Replays(Sound):
+    def lose(self) -> None:
+        """Have, as ever, a copy of all that is not durable yet, which the next flush sends again."""
+
+
+class ReplayTests(SoundTests):
+    """A loss that the next flush mends by itself needs no reopen."""
+
+    backstore_class = Replays
 
 
 class IgnoresOffset(Sound):
@@ -333,6 +381,200 @@ class CannotClose(Sound):
         raise CancelledError("no")
 
 
+class LosesUpdates(Sound):
+    """Reads a physical block, and in a later turn writes it back whole."""
+
+    physical_block_size = 4096
+
+    def write(self, offset: int, data: memoryview) -> object:
+        start, stop = offset // 4096 * 4096, -(-(offset + len(data)) // 4096) * 4096
+        whole = self.cache[start:stop]
+        whole[offset - start : offset - start + len(data)] = data
+        return later(lambda: Sound.write(self, start, memoryview(whole)))
+
+
+class ZeroesFirst(Sound):
+    """While it writes there are neither old nor new bytes."""
+
+    def write(self, offset: int, data: memoryview) -> object:
+        self.cache[offset : offset + len(data)] = bytes(len(data))
+        return later(lambda: Sound.write(self, offset, data))
+
+
+class TearsOnCancel(Sound):
+    """A cancelled write leaves half a sector."""
+
+    def write(self, offset: int, data: memoryview) -> object:
+        def canceller(_: object) -> None:
+            self.cache[offset : offset + 100] = data[:100]
+
+        def finish(_: object) -> None:
+            if not result.called:
+                result.callback(Sound.write(self, offset, data))
+
+        result: Deferred[object] = Deferred(canceller)
+        later().addCallback(finish)
+        return result
+
+
+class Flips(Sound):
+    """Two copies, of which a cancelled write reaches one; which of them is read depends."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.other = bytearray(size)
+        self.turn = 0
+
+    def read(self, offset: int, length: int) -> object:
+        self.turn += 1
+        return bytes((self.cache, self.other)[self.turn // 5 % 2][offset : offset + length])
+
+    def write(self, offset: int, data: memoryview) -> object:
+        def canceller(_: object) -> None:
+            Sound.write(self, offset, data)
+
+        def finish(_: object) -> None:
+            if not result.called:
+                self.other[offset : offset + len(data)] = data
+                result.callback(Sound.write(self, offset, data))
+
+        result: Deferred[object] = Deferred(canceller)
+        later().addCallback(finish)
+        return result
+
+
+class ForgetsTheLoss(Sound):
+    def lose(self) -> None:
+        self.cache[:] = self.durable
+
+
+class FailsOneFlush(Sound):
+    """As fdatasync on Linux: an error is reported once."""
+
+    def flush(self) -> object:
+        if self.lost:
+            self.lost = False
+            raise BackstoreError("write-back failed")
+        return Sound.flush(self)
+
+
+class WritesMendIt(Sound):
+    """Takes the next write that works for the end of the trouble."""
+
+    def write(self, offset: int, data: memoryview) -> object:
+        self.lost = False
+        return Sound.write(self, offset, data)
+
+
+class LosesWhatWasFlushed(Sound):
+    def lose(self) -> None:
+        self.cache[:] = self.durable[:] = bytes(self.size)
+        self.lost = True
+
+
+class LeavesGarbage(Sound):
+    def lose(self) -> None:
+        super().lose()
+        self.cache[65536:65636] = b"\x77" * 100
+
+
+class FlushOutlivesALoss(Sound):
+    """A flush that was under way succeeds, whatever happened to what it was to flush."""
+
+    def flush(self) -> object:
+        if self.lost:
+            return Sound.flush(self)
+        return later(lambda: self.durable.__setitem__(slice(None), self.cache))
+
+
+class ComparesLater(Sound):
+    """Compares now, writes in a later turn."""
+
+    def compare_and_write(self, offset: int, expected: memoryview, data: memoryview) -> object:
+        if self.cache[offset : offset + len(expected)] != expected:
+            return Sound.compare_and_write(self, offset, expected, data)
+        return later(lambda: Sound.write(self, offset, data))
+
+
+class ComparesTheFirstSector(Sound):
+    def compare_and_write(self, offset: int, expected: memoryview, data: memoryview) -> object:
+        Sound.compare_and_write(self, offset, expected[:512], data[:512])
+        return Sound.write(self, offset, data)
+
+
+class CountsFromTheDisk(Sound):
+    def compare_and_write(self, offset: int, expected: memoryview, data: memoryview) -> object:
+        try:
+            return Sound.compare_and_write(self, offset, expected, data)
+        except MiscompareError as error:
+            raise MiscompareError(offset + error.offset) from None
+
+
+class WritesAnyway(Sound):
+    def compare_and_write(self, offset: int, expected: memoryview, data: memoryview) -> object:
+        try:
+            return Sound.compare_and_write(self, offset, expected, data)
+        finally:
+            Sound.write(self, offset, data)
+
+
+class ComparesOnly(Sound):
+    def compare_and_write(self, offset: int, expected: memoryview, data: memoryview) -> object:
+        Sound.compare_and_write(self, offset, expected, expected)
+        return None
+
+
+class NothingIsMapped(Sound):
+    def extents(self, offset: int, length: int) -> object:
+        return [(length, False)]
+
+
+class NoExtents(Sound):
+    def extents(self, offset: int, length: int) -> object:
+        return []
+
+
+class TooLongExtents(Sound):
+    def extents(self, offset: int, length: int) -> object:
+        return [(self.size, True)]
+
+
+class ExtentsOfTheStart(Sound):
+    def extents(self, offset: int, length: int) -> object:
+        return Sound.extents(self, 0, length)
+
+
+class ResizesTheFace(Sound):
+    """What is cut off is only hidden."""
+
+    def resize(self, size: int) -> object:
+        self.size = size
+        return Sound.resize(self, size) if size > len(self.cache) else None
+
+
+class ResizesACopy(Sound):
+    """What is written meanwhile is lost."""
+
+    def write(self, offset: int, data: memoryview) -> object:
+        return later(lambda: Sound.write(self, offset, data))
+
+    def resize(self, size: int) -> object:
+        copy = self.cache[:]
+
+        def take() -> object:
+            self.cache = copy
+            return Sound.resize(self, size)
+
+        return later(later).addCallback(lambda _: take())
+
+
+class ForgetsItsNewSize(Sound):
+    def resize(self, size: int) -> object:
+        Sound.resize(self, size)
+        self.size = 2 << 20
+        return None
+
+
 class PromisesTooMuch(Sound):
     """Declares a companion whose method it lacks."""
 
@@ -359,6 +601,9 @@ class Bare:
 
     def flush(self) -> object:
         return None
+
+    def lose(self) -> None:
+        """Have nothing to lose."""
 
     def close(self) -> object:
         return None
@@ -407,6 +652,28 @@ CAUGHT = {
     HangsOnAFlush: "test_cancelled_flush_does_no_harm",
     CannotClose: "test_close",
     PromisesTooMuch: "test_interfaces",
+    LosesUpdates: "test_overlapping_operations",
+    ZeroesFirst: "test_overlapping_operations",
+    TearsOnCancel: "test_random_cancellation",
+    Flips: "test_random_cancellation",
+    ForgetsTheLoss: "test_flush_after_loss",
+    FailsOneFlush: "test_flush_after_loss",
+    WritesMendIt: "test_flush_after_loss",
+    LosesWhatWasFlushed: "test_flush_after_loss",
+    LeavesGarbage: "test_flush_after_loss",
+    FlushOutlivesALoss: "test_flush_during_loss",
+    ComparesLater: "test_compare_and_write_is_one_step",
+    ComparesTheFirstSector: "test_miscompare",
+    CountsFromTheDisk: "test_miscompare",
+    WritesAnyway: "test_miscompare",
+    ComparesOnly: "test_compare_and_write",
+    NothingIsMapped: "test_extents",
+    NoExtents: "test_extents",
+    TooLongExtents: "test_extents",
+    ExtentsOfTheStart: "test_extents",
+    ResizesTheFace: "test_resize",
+    ResizesACopy: "test_resize_under_load",
+    ForgetsItsNewSize: "test_resize",
 }
 
 
@@ -442,6 +709,15 @@ class CatchTests(SynchronousTestCase):
         """The random operations alone catch every lie about content."""
         for backstore_class in (IgnoresOffset, OffByOne, RoundsDown, SkipsASecondWindow, DiscardRoundsUp):
             self.assertEqual(len(_problems(_variant(backstore_class), "test_random_operations")), 1, backstore_class)
+
+    def test_random_cancellation_catches(self) -> None:
+        """Random cancellation alone catches writes that land, and windows that are used, too late."""
+        for backstore_class in (WritesAfterCancellation, ReadsAfterCancellation, LosesUpdates):
+            self.assertEqual(len(_problems(_variant(backstore_class), "test_random_cancellation")), 1, backstore_class)
+
+    def test_a_size_that_is_not_kept(self) -> None:
+        """A disk that is as long as ever after a reopen is caught, although it looked resized before."""
+        self.assertEqual(len(_problems(_variant(ResizesTheFace), "test_resize_is_kept")), 1)
 
     def test_must_be_made(self) -> None:
         """An author who forgot make_backstore is told so."""
@@ -485,11 +761,22 @@ class ExistenceTests(SynchronousTestCase):
             (IDiscard, {"test_discard", "test_discard_attributes"}),
             (IWriteZeroes, {"test_write_zeroes"}),
             (IForceUnitAccess, set()),
+            (
+                ICompareAndWrite,
+                {"test_compare_and_write", "test_miscompare", "test_compare_and_write_is_one_step"},
+            ),
+            (IBlockStatus, {"test_extents"}),
+            (IResizable, {"test_resize", "test_resize_under_load"}),
         ):
             self.assertEqual(self.names(self.case(companions=frozenset({companion}))) - least, expected)
         durable = {"test_reopen", "test_flush_survives_a_crash"}
         reopen = Contract.reopen
         self.assertEqual(self.names(self.case(reopen=reopen)) - least, durable)
+        lossy = self.names(self.case(reopen=reopen, lose=Contract.lose))
+        self.assertEqual(lossy - least, durable | {"test_flush_after_loss", "test_flush_during_loss"})
+        self.assertEqual(self.names(self.case(lose=Contract.lose)), least)
+        resizable = self.names(self.case(reopen=reopen, companions=frozenset({IResizable})))
+        self.assertIn("test_resize_is_kept", resizable)
         fua = self.names(self.case(reopen=reopen, companions=frozenset({IForceUnitAccess})))
         self.assertEqual(fua - least, durable | {"test_fua_survives_a_crash"})
 
@@ -497,7 +784,7 @@ class ExistenceTests(SynchronousTestCase):
         """What a class lacks, classes below it can have."""
         first = self.case()
         second = self.case(first, companions=frozenset({IDiscard}))
-        third = self.case(second, companions=ALL, reopen=Contract.reopen)
+        third = self.case(second, companions=ALL, reopen=Contract.reopen, lose=Contract.lose)
         self.assertLess(self.names(first), self.names(second))
         self.assertLess(self.names(second), self.names(third))
         self.assertEqual(self.names(third), self.names(SoundTests))

@@ -25,31 +25,35 @@ else:
     _Base = object
 
 
+_SETTLING_READ = 1 << 20
+
+
 @frozen
 class _ConditionalTest:
     """A test that only some classes have; as it stands it is no function, and no loader takes it for a test."""
 
     function: Callable[..., object]
     interfaces: frozenset[Any]
-    reopen: bool
+    hooks: frozenset[str]
 
 
-def needs(*interfaces: Any, reopen: bool = False) -> Callable[[Callable[..., object]], Any]:
+def needs(*interfaces: Any, reopen: bool = False, lose: bool = False) -> Callable[[Callable[..., object]], Any]:
     """Decorate a test of a :class:`BackstoreCase` that exists only for some backstores.
 
     :param interfaces: what the class must declare in ``companions``.
-    :param reopen: whether it must override :meth:`~BackstoreCase.reopen`.
+    :param reopen: whether it must override :meth:`~BackstoreCase.reopen`, and ``lose``: :meth:`~BackstoreCase.lose`.
     """
-    return lambda function: _ConditionalTest(function, frozenset(interfaces), reopen)
+    hooks = frozenset(name for name, wanted in (("reopen", reopen), ("lose", lose)) if wanted)
+    return lambda function: _ConditionalTest(function, frozenset(interfaces), hooks)
 
 
 class BackstoreCase(_Base):
     """What tests of a backstore are made of; mix it into a trial ``TestCase``.
 
     A test that the backstore cannot take does not exist, so none is ever skipped: of those marked with :func:`needs`
-    a ``TestCase`` gets what its ``companions`` and :meth:`reopen` call for.  A mixin that several share declares what
-    they have in common; a class may declare more than the classes that it inherits from, and less than a mixin, but
-    not less than a ``TestCase``, for what that has is inherited.
+    a ``TestCase`` gets what its ``companions``, :meth:`reopen` and :meth:`lose` call for.  A mixin that several share
+    declares what they have in common; a class may declare more than the classes that it inherits from, and less than
+    a mixin, but not less than a ``TestCase``, for what that has is inherited.
 
     :cvar companions: the interfaces beside ``IBackstore`` that the backstore provides, exactly.
     :cvar size: bytes of the disk that the tests ask for.
@@ -74,10 +78,10 @@ class BackstoreCase(_Base):
                     f"{cls.__name__} declares less than {base.__name__}, whose tests it inherits;"
                     " share a class that is not a TestCase"
                 )
-        survives = cls.reopen is not BackstoreCase.reopen
+        hooks = {name for name in ("reopen", "lose") if getattr(cls, name) is not getattr(BackstoreCase, name)}
         for name in dir(cls):
             test = inspect.getattr_static(cls, name)
-            if isinstance(test, _ConditionalTest) and test.interfaces <= cls.companions and survives >= test.reopen:
+            if isinstance(test, _ConditionalTest) and test.interfaces <= cls.companions and test.hooks <= hooks:
                 setattr(cls, name, test.function)
 
     async def make_backstore(self, size: int) -> Any:
@@ -98,12 +102,22 @@ class BackstoreCase(_Base):
         """
         return await self.reopen(backstore)
 
+    async def lose(self, backstore: Any) -> None:
+        """Lose what was acknowledged since the last good flush, from under ``backstore``, which stays open.
+
+        So it goes when a server restarts, or an fsync fails.  Override it where a test can do that to the storage;
+        where nothing acknowledged can get lost, the server or link going down and up is the least to do here.
+        :meth:`reopen` must work afterwards.
+        """
+        raise NotImplementedError("lose")
+
     async def settle(self, backstore: Any) -> None:
         """Give work that was not really over the time to do its damage: reactor turns and other reads."""
         from twisted.internet import reactor
 
+        length = min(self.size // 4, _SETTLING_READ)
         for _ in range(3):
-            await DeferredList([self.call(backstore.read, 0, self.size // 4) for _ in range(12)])
+            await DeferredList([self.call(backstore.read, 0, length) for _ in range(12)])
             await self.call(backstore.flush)
             for _ in range(8):
                 await deferLater(reactor, 0)
@@ -131,6 +145,10 @@ class BackstoreCase(_Base):
     def _close_last(self) -> Deferred[Any] | None:
         backstore, self._backstore = self._backstore, None
         return self.call(backstore.close) if backstore is not None else None
+
+    def power_of_two(self, unit: Any) -> None:
+        """Fail unless ``unit`` is one."""
+        self.assertTrue(type(unit) is int and unit > 0 and not unit & (unit - 1), f"{unit!r} is no power of two")
 
     def pattern(self, length: int, seed: int = 0) -> bytes:
         """Return bytes that look random, the same for the same ``seed``."""

@@ -19,7 +19,8 @@ A whole test module of a plugin can be::
 
 ``companions`` names the interfaces that the backstore provides beside ``IBackstore``, and so decides which tests there
 are: those of a companion that is not named do not exist, and one that is provided but not named is an error, as is the
-reverse.  Tests of durability exist for a class that overrides ``reopen``.  Nothing is ever skipped.  Where a backstore
+reverse.  Tests of durability exist for a class that overrides ``reopen``, those of a loss of acknowledged writes for
+one that overrides ``lose`` as well.  Nothing is ever skipped.  Where a backstore
 provides a companion only on some storage, each kind of storage is a class of its own.
 
 Run it with pytest or trial.  The tests speak to the backstore as the daemon does: results may be values, Deferreds
@@ -37,24 +38,31 @@ from zope.interface.verify import verifyObject
 
 from txtcmu.interfaces import (
     IBackstore,
+    IBlockStatus,
+    ICompareAndWrite,
     IDiscard,
     IForceUnitAccess,
+    IResizable,
     IVectoredBackstore,
     IWriteZeroes,
 )
-from txtcmu.testing.backstorecase import BackstoreCase, needs
+from txtcmu.testing.backstorecase import needs
+from txtcmu.testing.companioncontract import CompanionContract
+from txtcmu.testing.concurrencycontract import ConcurrencyContract
 
 __all__ = ["BackstoreContract"]
 
-_COMPANIONS = frozenset({IVectoredBackstore, IForceUnitAccess, IDiscard, IWriteZeroes})
+_COMPANIONS = frozenset(
+    {IVectoredBackstore, IForceUnitAccess, IDiscard, IWriteZeroes, ICompareAndWrite, IBlockStatus, IResizable}
+)
 
 
-class BackstoreContract(BackstoreCase):
+class BackstoreContract(CompanionContract, ConcurrencyContract):
     """Tests of :class:`~txtcmu.interfaces.IBackstore` and its companions; mix it into a trial ``TestCase``.
 
     :class:`~txtcmu.testing.backstorecase.BackstoreCase` has what an author overrides: ``make_backstore`` always,
     ``companions`` unless there are none, ``reopen`` where something survives a close, ``crash`` where a test can cut
-    the power.
+    the power, ``lose`` where one can take acknowledged writes away from under an open backstore.
     """
 
     # What it declares.
@@ -73,17 +81,7 @@ class BackstoreContract(BackstoreCase):
         backstore = await self.open_backstore()
         self.assertEqual(backstore.size, self.size)
         self.assertFalse(backstore.read_only)
-        self._power_of_two(backstore.physical_block_size)
-
-    @needs(IDiscard)
-    async def test_discard_attributes(self) -> None:
-        """The discard granularity is a power of two; whether discarded blocks read as zeroes is a yes or a no."""
-        backstore = await self.open_backstore()
-        self._power_of_two(backstore.discard_granularity)
-        self.assertIn(backstore.discard_zeroes, (True, False))
-
-    def _power_of_two(self, unit: Any) -> None:
-        self.assertTrue(type(unit) is int and unit > 0 and not unit & (unit - 1), f"{unit!r} is no power of two")
+        self.power_of_two(backstore.physical_block_size)
 
     # A flat array of bytes.
 
@@ -212,135 +210,59 @@ class BackstoreContract(BackstoreCase):
         backstore = await self.again(self.crash, backstore)
         await self.expect(backstore, 4096, data, "FUA write, then a crash")
 
-    # Companions.
+    @needs(reopen=True, lose=True)
+    async def test_flush_after_loss(self) -> None:
+        """After acknowledged writes may be gone no flush succeeds until reopen, unless it has brought them back."""
+        backstore = await self._lose(lambda: None)
+        for turn in range(3):
+            if await self._succeeds(backstore.flush):
+                await self._nothing_was_lost(backstore)
+                return
+            # Whether this works or not: it does not make the loss forgotten.
+            await self._succeeds(backstore.write, (4 + turn) << 16, memoryview(self.pattern(4096)))
+        await self._works_again(backstore)
 
-    @needs(IVectoredBackstore)
-    async def test_odd_windows(self) -> None:
-        """Windows whose borders fall anywhere hold the same bytes as one buffer; nothing around them changes."""
+    @needs(reopen=True, lose=True)
+    async def test_flush_during_loss(self) -> None:
+        """A flush that is under way when acknowledged writes may get lost succeeds only if they are durable."""
+        flushes: list[Deferred[Any]] = []
+        backstore = await self._lose(lambda: flushes.append(self.call(self._backstore.flush)))
+        ((flushed, _),) = await DeferredList(flushes, consumeErrors=True)
+        if flushed or await self._succeeds(backstore.flush):
+            await self._nothing_was_lost(backstore)
+        else:
+            await self._works_again(backstore)
+
+    async def _lose(self, begin: Callable[[], object]) -> Any:
+        """Return a backstore with one write that is durable, and one that was acknowledged and may be gone."""
         backstore = await self.open_backstore()
-        random, length = Random(self.seed), 100 * self.block_size
-        data = self.pattern(length)
-        windows = self.cut(length, random, data)
-        await self.call(backstore.writev, 4096, list(windows))
-        self._neighbours_kept(windows)
-        self.assertEqual(b"".join(windows), data, "writev changed the caller's data")
-        await self.expect(backstore, 4096, data, "writev")
-        windows = self.cut(length, random)
-        self.assertEqual(await self.readv(backstore, 4096, windows), data)
-        self._neighbours_kept(windows)
+        await self.write(backstore, 0, self.pattern(4096, 1))
+        await self.call(backstore.flush)
+        await self.write(backstore, 65536, self.pattern(65536, 2))
+        begin()
+        await self.lose(backstore)
+        return backstore
 
-    @needs(IVectoredBackstore)
-    async def test_very_many_windows(self) -> None:
-        """A command may have more windows than one system call takes."""
-        backstore = await self.open_backstore()
-        data = self.pattern(2100 * self.block_size)
-        memory = memoryview(bytearray(data))
-        windows = [memory[at : at + self.block_size] for at in range(0, len(data), self.block_size)]
-        await self.call(backstore.writev, 0, list(windows))
-        memory[:] = bytes(len(data))
-        self.assertEqual(await self.readv(backstore, 0, windows), data)
+    async def _succeeds(self, method: Callable[..., object], *args: object) -> bool:
+        ((succeeded, _),) = await DeferredList([self.call(method, *args)], consumeErrors=True)
+        return bool(succeeded)
 
-    @needs(IDiscard)
-    async def test_discard(self) -> None:
-        """Discarding touches nothing outside of its range; with discard_zeroes all of the range reads as zeroes."""
-        backstore = await self.open_backstore()
-        await self._punch(backstore, backstore.discard, backstore.discard_zeroes)
+    async def _nothing_was_lost(self, backstore: Any) -> None:
+        backstore = await self.again(self.crash, backstore)
+        await self.expect(backstore, 0, self.pattern(4096, 1), "flushed, then a loss")
+        await self.expect(backstore, 65536, self.pattern(65536, 2), "lost, but a flush has succeeded since")
 
-    @needs(IWriteZeroes)
-    async def test_write_zeroes(self) -> None:
-        """Zeroing makes exactly its range read as zeroes, aligned or not."""
-        backstore = await self.open_backstore()
-        await self._punch(backstore, backstore.write_zeroes, True)
-
-    async def _punch(self, backstore: Any, operation: Callable[..., object], zeroes: bool) -> None:
-        expected = bytearray(self.pattern(self.size))
-        await self.write(backstore, 0, bytes(expected))
-        block = self.block_size
-        for offset, length in (
-            (0, block),
-            (3 * block, 9 * block),
-            (65536, 1 << 20),
-            (self.size - 5 * block, 5 * block),
-        ):
-            await self.call(operation, offset, length)
-            span = slice(offset, offset + length)
-            expected[span] = bytes(length) if zeroes else await self.read(backstore, offset, length)
-            await self.expect(backstore, 0, bytes(expected), f"{length} bytes at {offset} gone")
-        data = self.pattern(16 * block, 1)
-        await self.write(backstore, 65536 + block, data)
-        await self.expect(backstore, 65536 + block, data, "written after it was gone")
-
-    # Many at a time.
-
-    async def test_outstanding_together(self) -> None:
-        """Operations on different places can be outstanding together, in any number, and do not mix."""
-        backstore = await self.open_backstore()
-        unit = 8 * self.block_size
-        places = list(range(0, min(self.size, 96 * unit), unit))
-        Random(self.seed).shuffle(places)
-        writes = [Deferred.fromCoroutine(self.write(backstore, at, self.pattern(unit, at))) for at in places]
-        writes.append(self.call(backstore.flush))
-        for succeeded, result in await DeferredList(writes, consumeErrors=True):
-            self.assertTrue(succeeded, result)
-        reads = await DeferredList([self.call(backstore.read, at, unit) for at in places])
-        for at, (succeeded, found) in zip(places, reads, strict=True):
-            self.assertTrue(succeeded, found)
-            self.assertEqual(bytes(found), self.pattern(unit, at), f"write at {at}")
-
-    # Cancellation.
-
-    async def _cancelled(self, result: Deferred[Any]) -> None:
-        """Cancel, and wait until the backstore has let go, with whatever result."""
-        result.cancel()
-        await DeferredList([result], consumeErrors=True)
-
-    @needs(IVectoredBackstore)
-    async def test_cancelled_read_lets_go(self) -> None:
-        """When a cancelled read's Deferred has fired, the windows are touched no more."""
-        backstore = await self.open_backstore()
-        await self.write(backstore, 0, self.pattern(self.size))
-        for length in (4096, self.size // 2):
-            memory = bytearray(length)
-            await self._cancelled(self.call(backstore.readv, 0, [memoryview(memory)]))
-            memory[:] = b"\x99" * length
-            await self.settle(backstore)
-            self.assertEqual(memory.count(0x99), length, "a cancelled read wrote into the window after it had let go")
-
-    async def test_cancelled_write_lets_go(self) -> None:
-        """When a cancelled write's Deferred has fired, the window is read no more and the write lands no more."""
-        backstore = await self.open_backstore()
-        await self._cancel_writes(backstore, lambda whole: self.call(backstore.write, 0, whole))
-
-    @needs(IVectoredBackstore)
-    async def test_cancelled_writev_lets_go(self) -> None:
-        """The same holds for a write of several windows."""
-        backstore = await self.open_backstore()
-        await self._cancel_writes(backstore, lambda whole: self.call(backstore.writev, 0, [whole[:512], whole[512:]]))
-
-    async def _cancel_writes(self, backstore: Any, write: Callable[[memoryview], Deferred[Any]]) -> None:
-        for length in (4096, self.size // 2):
-            await self.write(backstore, 0, b"\x22" * length)
-            memory = bytearray(b"\x11" * length)
-            await self._cancelled(write(memoryview(memory)))
-            memory[:] = b"\x99" * length
-            found = await self.read(backstore, 0, length)
-            self.assertLessEqual(set(found), {0x11, 0x22}, "a cancelled write took bytes from the window too late")
-            newer = self.pattern(length, length)
-            await self.write(backstore, 0, newer)
-            await self.settle(backstore)
-            await self.expect(backstore, 0, newer, "a cancelled write landed on top of a newer one")
-
-    async def test_cancelled_flush_does_no_harm(self) -> None:
-        """After a cancelled flush, writes and flushes work as before."""
-        backstore = await self.open_backstore()
-        data = self.pattern(4096)
-        await self.write(backstore, 0, data)
-        for first in (1, 0):
-            flushes = [self.call(backstore.flush) for _ in range(3)]
-            await DeferredList([Deferred.fromCoroutine(self._cancelled(flush)) for flush in flushes[first:]])
-            await DeferredList(flushes[:first], fireOnOneErrback=True)
-            await self.call(backstore.flush)
-        await self.expect(backstore, 0, data, "after a cancelled flush")
+    async def _works_again(self, backstore: Any) -> None:
+        """Reopen after a loss that was admitted: old and new are there, and flushes mean what they say."""
+        backstore = await self.again(self.reopen, backstore)
+        await self.expect(backstore, 0, self.pattern(4096, 1), "flushed, then a loss and a reopen")
+        found, data = await self.read(backstore, 65536, 65536), self.pattern(65536, 2)
+        for at in range(0, 65536, self.block_size):
+            block = slice(at, at + self.block_size)
+            self.assertIn(found[block], (bytes(self.block_size), data[block]), f"a lost block at {at} became garbage")
+        await self.write(backstore, 65536, data)
+        await self.call(backstore.flush)
+        await self._nothing_was_lost(backstore)
 
     async def test_close(self) -> None:
         """Closing succeeds after work of every kind, with nothing outstanding."""
