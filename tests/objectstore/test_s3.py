@@ -7,7 +7,9 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface.verify import verifyObject
 
+from tests.objectstore.finish import finish
 from tests.objectstore.storecontract import StoreContract
+from tests.objectstore.wirecontract import BODY, WireContract
 from txtcmu.errors import ObjectStoreError, PreconditionFailed, StoreUnavailable
 from txtcmu.interfaces import IObjectStore
 from txtcmu.objectstore.objects import MaybeMine, StoredObject
@@ -28,6 +30,32 @@ class S3ObjectStoreTests(StoreContract, TestCase):
         verifyObject(IObjectStore, self.store)
 
 
+class FakeWireTests(WireContract, TestCase):
+    """The fake replies as S3 does."""
+
+    def setUp(self) -> None:
+        """Start with an empty store."""
+        self.fake = FakeS3(Clock())
+        self.store = self.fake.connect()
+
+    async def test_what_the_real_server_does_not_refuse(self) -> None:
+        """AWS refuses unknown buckets, other regions and bodies that do not fit their SHA-256; SeaweedFS does not."""
+        await self.error_reply(400, "XAmzContentSHA256Mismatch", "PUT", "a", BODY, payload=b"other")
+        for store, status, code in (
+            (self.fake.connect(bucket="other"), 404, "NoSuchBucket"),
+            (self.fake.connect(region="eu-1"), 400, "AuthorizationHeaderMalformed"),
+        ):
+            self.store = store
+            for method in ("GET", "PUT", "DELETE"):
+                await self.error_reply(status, code, method, "a")
+            await self.error_reply(status, code, "GET", query=[("list-type", "2")])
+
+    async def test_requests_that_it_does_not_know(self) -> None:
+        """What S3 has and the fake has not is refused, never half understood."""
+        await self.error_reply(501, "NotImplemented", "GET")
+        await self.error_reply(501, "NotImplemented", "PUT", "a", query=[("partNumber", "1")])
+
+
 class FailureTests(SynchronousTestCase):
     """What the S3 store makes of failures."""
 
@@ -43,17 +71,7 @@ class FailureTests(SynchronousTestCase):
 
     def finish(self, deferred: Deferred[Any]) -> Any:
         """Let time pass until a Deferred has fired; return its result."""
-        results: list[Any] = []
-        deferred.addBoth(results.append)
-        for _ in range(4000):
-            if results:
-                break
-            self.clock.advance(0.05)
-        else:
-            self.fail("no end after 200 s")
-        if hasattr(results[0], "raiseException"):
-            results[0].raiseException()
-        return results[0]
+        return finish(self.clock, deferred)
 
     def assert_refused(self, store: Any, *words: str) -> None:
         """Assert that a request fails for good with one line that holds ``words``."""

@@ -10,6 +10,7 @@ from twisted.internet.defer import gatherResults
 from twisted.trial.unittest import TestCase
 
 from tests.objectstore.storecontract import StoreContract
+from tests.objectstore.wirecontract import WireContract
 from tools.servers.seaweedfs import SeaweedFS
 from txtcmu.devconfig import DeviceConfig
 from txtcmu.errors import ObjectStoreError
@@ -18,7 +19,7 @@ from txtcmu.objectstore.s3 import S3ObjectStore, connect
 from txtcmu.objectstore.settings import S3Settings
 
 
-class SeaweedFSTests(StoreContract, TestCase):
+class SeaweedFSTests(StoreContract, WireContract, TestCase):
     @pytest.fixture(autouse=True)
     def _start(self, seaweedfs: SeaweedFS) -> None:
         self.server = seaweedfs

@@ -21,8 +21,15 @@ from twisted.python.failure import Failure
 
 from txtcmu.backstores.blockformat import ABSENT, BlockFormat
 from txtcmu.backstores.blockstates import BlockStates
-from txtcmu.errors import BackstoreError, NotReadyError, ObjectStoreError, PreconditionFailed, StoreUnavailable
-from txtcmu.objectstore.objects import MaybeMine, StoredObject
+from txtcmu.errors import (
+    BackstoreError,
+    MediumError,
+    NotReadyError,
+    ObjectStoreError,
+    PreconditionFailed,
+    StoreUnavailable,
+)
+from txtcmu.objectstore.objects import MaybeMine, ObjectDamaged, StoredObject
 from txtcmu.threads import uncancellable
 
 __all__ = ["BlockWriter", "translated"]
@@ -31,9 +38,14 @@ _CONFLICTS = 8
 _IMAGES = 4 << 20  # bytes of blocks written last that are kept: small writes mostly return to the same blocks
 
 
-def translated(error: ObjectStoreError) -> BackstoreError:
-    """Return what a device makes of a store's error: it is away, until somebody mends it or it comes back."""
-    return NotReadyError(str(error))
+def translated(error: ObjectStoreError, offset: int | None = None) -> BackstoreError:
+    """Return what a device makes of a store's error: it is away, until somebody mends it or it comes back.
+
+    A damaged object alone is no reason not to be ready: the other blocks are.
+
+    :param offset: on the device, of what was to be read.
+    """
+    return MediumError(str(error), offset) if isinstance(error, ObjectDamaged) else NotReadyError(str(error))
 
 
 @define
@@ -168,7 +180,7 @@ class BlockWriter:
                         self._warn(block)
                     image = None
         except ObjectStoreError as error:
-            raise translated(error) from None
+            raise translated(error, block * self._layout.block_size) from None
         raise BackstoreError(f"{self._layout.key(block)}: another writer keeps changing it; stop that one")
 
     async def _base(self, block: int, whole: bool) -> bytearray:

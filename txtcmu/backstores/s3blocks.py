@@ -124,7 +124,7 @@ class S3Blocks:
             try:
                 found = await self._store.get(self._layout.key(block), start, length)
             except ObjectStoreError as error:
-                raise translated(error) from None
+                raise translated(error, block * self._layout.block_size + start) from None
             content = self._layout.content(found, start, length)
             if version == states.version and states.get(block) is None and not self._writer.busy(block):
                 states.learn(block, found)
@@ -139,23 +139,29 @@ class S3Blocks:
         whole = range(first * size, last * size)
         edges = [*self._pieces(offset, whole.start - offset), *self._pieces(whole.stop, offset + length - whole.stop)]
         await _all([self._writer.change(*piece) for piece in edges])
+        removed: set[int] = set()
         try:
-            # The list may lack what was written a moment ago.
-            await self._remove(self._states.present(first, last))
-            after = self._layout.key(first - 1) if first else self._layout.prefix
-            while page := await self._store.list(self._layout.prefix, after):
-                blocks = [self._layout.block(found.key) for found in page]
-                await self._remove([block for block in blocks if block is not None and first <= block < last])
-                after = page[-1].key
-                if after >= self._layout.key(last - 1):
-                    break
+            # The list may lack what was written a moment ago; and nothing but TLS protects it on its way, so what the
+            # first lacks is sought in a second.
+            await self._remove(self._states.present(first, last), removed)
+            for _ in range(2):
+                after = self._layout.key(first - 1) if first else self._layout.prefix
+                while page := await self._store.list(self._layout.prefix, after):
+                    blocks = [self._layout.block(found.key) for found in page]
+                    present = [block for block in blocks if block is not None and first <= block < last]
+                    await self._remove(present, removed)
+                    after = page[-1].key
+                    if after >= self._layout.key(last - 1):
+                        break
         except ObjectStoreError as error:
             raise translated(error) from None
 
-    async def _remove(self, blocks: Sequence[int]) -> None:
+    async def _remove(self, blocks: Sequence[int], removed: set[int]) -> None:
+        blocks = [block for block in blocks if block not in removed]
         for at in range(0, len(blocks), _BATCH):
             batch = blocks[at : at + _BATCH]
             await _all([self._writer.change(block, 0, self._layout.block_size) for block in batch])
+            removed.update(batch)
 
     def _pieces(self, offset: int, length: int) -> Iterator[tuple[int, int, int]]:
         """Cut a range at the blocks' edges: number of the block, start in it, length."""

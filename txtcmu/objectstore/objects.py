@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from attrs import Factory, field, frozen
 
-from txtcmu.errors import PreconditionFailed
+from txtcmu.errors import ObjectStoreError, PreconditionFailed
 
-__all__ = ["MaybeMine", "Receipt", "StoredObject"]
+__all__ = ["MaybeMine", "ObjectDamaged", "Receipt", "StoredObject"]
 
 
 @frozen
@@ -50,3 +50,7 @@ class MaybeMine(PreconditionFailed):
     def __init__(self, message: str, doubts: int) -> None:
         super().__init__(message)
         self.doubts = doubts
+
+
+class ObjectDamaged(ObjectStoreError):  # noqa: N818
+    """An object's bytes are not those that were stored, however often they are read."""

@@ -1,7 +1,8 @@
 """An object store on S3, or on anything that speaks S3.
 
 Plain requests only, in one part, without chunk framing or trailers, which many stores get wrong.  The body's
-SHA-256 is signed where nothing else protects it (http); Content-MD5 goes with every PUT.
+SHA-256 is signed where nothing else protects it (http); Content-MD5 goes with every PUT, and :mod:`.checksums` tell
+whether what is read is what was written.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from zope.interface import implementer
 
 from txtcmu.errors import ObjectStoreError, PreconditionFailed
 from txtcmu.interfaces import IObjectStore
+from txtcmu.objectstore.checksums import CHECKSUMS, GRAIN, Damaged, Window, checksums, verify
 from txtcmu.objectstore.http import HTTP, Reply
-from txtcmu.objectstore.objects import Receipt, StoredObject
+from txtcmu.objectstore.objects import ObjectDamaged, Receipt, StoredObject
 from txtcmu.objectstore.retry import Doubts, Later, Patience, persist
 from txtcmu.objectstore.s3errors import error_code, refusal
 from txtcmu.objectstore.settings import S3Settings
@@ -34,7 +36,7 @@ _META = "x-amz-meta-"
 _RATE = 1 << 20  # bytes per second that a request's deadline allows for
 _NOTHING = sha256(b"").hexdigest()
 _LARGE = 1 << 20  # hashing more takes milliseconds: not in the reactor's thread
-
+_DAMAGED = 4  # replies in a row, and it is the object that is damaged
 
 T = TypeVar("T")
 
@@ -66,6 +68,10 @@ class S3ObjectStore:
         self._http = HTTP(reactor, settings.connections, agent)
         self._signs_payload = settings.base.startswith("http:")
         self._in_trouble = False
+        # What is known of the objects read last.
+        self._grain = GRAIN
+        self._size = 0
+        self._etag_is_md5 = False
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> Deferred[StoredObject | None]:
         """Read an object or a part of it."""
@@ -100,31 +106,62 @@ class S3ObjectStore:
         return Deferred.fromCoroutine(self._http.close())
 
     async def _get(self, key: str, start: int, length: int | None) -> StoredObject | None:
-        headers = {}
-        if start or length is not None:
-            headers["Range"] = f"bytes={start}-" if length is None else f"bytes={start}-{start + max(length, 1) - 1}"
-        reply = await self._request("GET", key, headers=headers, reads=length or 0, accept=(200, 206, 404, 416))
-        if reply.status == 404:
-            # Any proxy in between says 404 as well; to a disk, absence is data.
-            if error_code(reply.body)[0] != "NoSuchKey":
-                raise self._refuse(reply)
-            return None
-        if reply.status == 416:
-            return await self._head_request(key)
-        found = self._describe(key, reply)
-        if headers and reply.status == 200:  # a store may ignore Range
-            return evolve(found, data=reply.body[start : None if length is None else start + length])
-        if headers:
-            first, _, size = reply.headers.get("content-range", "").removeprefix("bytes ").partition("/")
-            if not first.startswith(f"{start}-") or not size.isdigit():
-                raise ObjectStoreError(f"{key}: the store answered a range that was not asked for; it cannot be used")
-            found = evolve(found, size=int(size))
-        return evolve(found, data=reply.body[:length] if length is not None else reply.body)
+        grain = self._grain
+        while True:
+            window = Window.around(start, length, grain)
+            found, needed = await self._read(key, window)
+            if found is None:
+                return None
+            if needed is not None:
+                self._grain = needed
+            if needed is None or window.serves(needed, found.size):
+                return window.cut(found, start, length)
+            grain = needed
 
     async def _head(self, key: str) -> StoredObject | None:
         # HEAD has no error codes: its 404 may be a proxy's, its 403 says nothing.  One byte costs no more.
-        found = await self._get(key, 0, 1)
-        return None if found is None else evolve(found, data=b"")
+        window = Window(0, 1)
+        found, _ = await self._read(key, window)
+        return None if found is None else window.cut(found, 0, 0)
+
+    async def _read(self, key: str, window: Window) -> tuple[StoredObject | None, int | None]:
+        """Return a part of an object, and the grain of its checksums as :func:`.verify` does."""
+        url = self.settings.url(key)
+        reads = (self._size if window.stop is None else window.stop) - window.start
+        damaged = 0
+
+        async def attempt(_: Doubts) -> tuple[StoredObject | None, int | None]:
+            nonlocal damaged
+            reply = await self._attempt("GET", url, window.header, b"", _NOTHING, reads)
+            # Any proxy in between says 404 as well; to a disk, absence is data.
+            if reply.status == 404 and error_code(reply.body)[0] == "NoSuchKey":
+                return None, None
+            if reply.status == 416:
+                return await self._head_request(key), None
+            if reply.status not in (200, 206):
+                raise self._refuse(reply)
+            found = self._part(key, window, reply)
+            self._size = found.size
+            try:
+                return found, verify(found, window, self._etag_is_md5 and not _keyed(reply.headers))
+            except Damaged as error:
+                damaged += 1
+                if damaged < _DAMAGED:
+                    raise Later(f"{key}: {error}", doubtful=False) from None
+                raise ObjectDamaged(
+                    f"GET {key}: {error} ({damaged} times); write it anew, or mend what alters it on its way"
+                ) from None
+
+        return await self._persist(f"GET {key}", attempt)
+
+    def _part(self, key: str, window: Window, reply: Reply) -> StoredObject:
+        found = self._describe(key, reply)
+        if reply.status == 200:  # to a Range as well: a store may ignore it
+            return evolve(found, data=reply.body[window.start : window.stop])
+        first, _, size = reply.headers.get("content-range", "").removeprefix("bytes ").partition("/")
+        if not first.startswith(f"{window.start}-") or not size.isdigit():
+            raise ObjectStoreError(f"{key}: the store answered a range that was not asked for; it cannot be used")
+        return evolve(found, size=int(size), data=reply.body)
 
     async def _head_request(self, key: str) -> StoredObject | None:
         reply = await self._request("HEAD", key, accept=(200, 404))
@@ -135,14 +172,17 @@ class S3ObjectStore:
     ) -> Receipt:
         headers = {_META + name: value for name, value in metadata.items()}
         if len(body) > _LARGE:
-            digest, payload_hash = await run(self._reactor, self._hash, body)
+            digest, payload_hash, sums = await run(self._reactor, self._hash, body)
         else:
-            digest, payload_hash = self._hash(body)
-        headers["Content-MD5"] = digest
+            digest, payload_hash, sums = self._hash(body)
+        headers[_META + CHECKSUMS] = sums
+        headers["Content-MD5"] = b64encode(digest).decode("ascii")
         headers["Content-Type"] = "application/octet-stream"
         if absent:
             headers["If-None-Match"] = "*"
-        return await self._conditional("PUT", key, if_match, headers, body, payload_hash)
+        receipt = await self._conditional("PUT", key, if_match, headers, body, payload_hash)
+        self._etag_is_md5 = receipt.etag == digest.hex()
+        return receipt
 
     async def _delete(self, key: str, if_match: str | None) -> Receipt:
         return await self._conditional("DELETE", key, if_match, {}, b"", _NOTHING)
@@ -185,20 +225,13 @@ class S3ObjectStore:
         return page
 
     async def _request(
-        self,
-        method: str,
-        key: str,
-        *,
-        accept: tuple[int, ...],
-        query: Mapping[str, str] | None = None,
-        headers: Mapping[str, str] | None = None,
-        reads: int = 0,
+        self, method: str, key: str, *, accept: tuple[int, ...], query: Mapping[str, str] | None = None
     ) -> Reply:
         """Send a request that changes nothing, until its status is one of ``accept``."""
         url = self.settings.url(key, (query or {}).items())
 
         async def attempt(_: Doubts) -> Reply:
-            reply = await self._attempt(method, url, headers or {}, b"", _NOTHING, reads)
+            reply = await self._attempt(method, url, {}, b"", _NOTHING, 0)
             if reply.status not in accept:
                 raise self._refuse(reply)
             return reply
@@ -227,9 +260,10 @@ class S3ObjectStore:
     def _refuse(self, reply: Reply) -> Later | ObjectStoreError:
         return refusal(self.settings, reply.status, reply.headers, reply.body)
 
-    def _hash(self, body: bytes) -> tuple[str, str]:
-        digest = b64encode(md5(body, usedforsecurity=False).digest()).decode("ascii")
-        return digest, sha256(body).hexdigest() if self._signs_payload else "UNSIGNED-PAYLOAD"
+    def _hash(self, body: bytes) -> tuple[bytes, str, str]:
+        """Return MD5, signed hash and checksums of a body."""
+        payload_hash = sha256(body).hexdigest() if self._signs_payload else "UNSIGNED-PAYLOAD"
+        return md5(body, usedforsecurity=False).digest(), payload_hash, checksums(body)
 
     @staticmethod
     def _describe(key: str, reply: Reply) -> StoredObject:
@@ -242,6 +276,14 @@ class S3ObjectStore:
             metadata=metadata,
             encoding=headers.get("content-encoding", ""),
         )
+
+
+def _keyed(headers: Mapping[str, str]) -> bool:
+    """Tell whether an object's encryption makes its ETag something else than its MD5."""
+    return (
+        headers.get("x-amz-server-side-encryption", "").startswith("aws:")
+        or "x-amz-server-side-encryption-customer-algorithm" in headers
+    )
 
 
 async def connect(reactor: Any, settings: S3Settings) -> S3ObjectStore:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
+from datetime import UTC, datetime, timedelta
 from hashlib import md5, sha256
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote
@@ -25,6 +26,8 @@ from txtcmu.objectstore.objects import StoredObject
 __all__ = ["Answer", "FakeBucket", "Sent", "error"]
 
 _META = "x-amz-meta-"
+_SKEW = timedelta(minutes=15)
+_MD5 = re.compile(r"[A-Za-z0-9+/]{22}==")
 _RANGE = re.compile(r"bytes=(?:(\d+)-(\d*)|-(\d+))")
 
 
@@ -102,6 +105,8 @@ class FakeBucket:
         fields = dict(part.strip().partition("=")[::2] for part in rest.split(","))
         if scheme != "AWS4-HMAC-SHA256":
             return error(403, "AccessDenied")
+        if abs(datetime.now(UTC) - datetime.strptime(headers["x-amz-date"], "%Y%m%dT%H%M%S%z")) > _SKEW:
+            return error(403, "RequestTimeTooSkewed")
         access_key, _, scope = fields["Credential"].partition("/")
         if access_key != self.access_key:
             return error(403, "InvalidAccessKeyId")
@@ -119,6 +124,8 @@ class FakeBucket:
         if payload not in ("UNSIGNED-PAYLOAD", sha256(sent.body).hexdigest()):
             return error(400, "XAmzContentSHA256Mismatch")
         digest = headers.get("content-md5")
+        if digest is not None and not _MD5.fullmatch(digest):
+            return error(400, "InvalidDigest")
         if digest not in (None, b64encode(md5(sent.body, usedforsecurity=False).digest()).decode()):
             return error(400, "BadDigest")
         return None if sent.bucket == self.bucket else error(404, "NoSuchBucket")
@@ -135,7 +142,9 @@ class FakeBucket:
                     return error(412, "PreconditionFailed")
         elif sent.method == "GET" and sent.query.get("list-type") == "2":
             return self._list(sent.query)
-        return error(501, "NotImplemented")
+        else:
+            return error(501, "NotImplemented")
+        return error(405, "MethodNotAllowed")
 
     def _change(self, sent: Sent) -> Answer:
         headers = sent.headers
@@ -163,11 +172,14 @@ class FakeBucket:
             return Answer(200, found.data, headers)
         window = _window(asked, found)
         if not window:
-            return error(416, "InvalidRange")
+            refused = error(416, "InvalidRange")
+            return Answer(refused.status, refused.body, {**refused.headers, "Content-Range": f"bytes */{found.size}"})
         headers["Content-Range"] = f"bytes {window.start}-{window.stop - 1}/{found.size}"
         return Answer(206, found.data[window.start : window.stop], headers)
 
     def _list(self, query: dict[str, str]) -> Answer:
+        if not query.get("max-keys", "0").isdecimal():
+            return error(400, "InvalidArgument")
         after = query.get("continuation-token") or query.get("start-after", "")
         found = _now(self.objects.list(query.get("prefix", ""), after))
         most = min(int(query.get("max-keys", "1000")), self.objects.page)
