@@ -73,13 +73,14 @@ request_timeout=10         seconds for one attempt of a small request"""
         from txtcmu.backstores.s3disk import create_disk
         from txtcmu.objectstore.s3 import connect
 
-        store = await connect(parameters.reactor, settings)
         try:
-            await create_disk(store, prefix, parameters.size, object_size)
+            store = await connect(parameters.reactor, settings)
+            try:
+                await create_disk(store, prefix, parameters.size, object_size)
+            finally:
+                await store.close()
         except ObjectStoreError as error:
             raise ConfigError(f"s3: {error}") from None
-        finally:
-            await store.close()
 
     async def open(self, parameters: Any) -> Any:
         """Open a disk that exists.
@@ -93,7 +94,10 @@ request_timeout=10         seconds for one attempt of a small request"""
         from txtcmu.backstores.s3disk import open_disk
         from txtcmu.objectstore.s3 import connect
 
-        store = await connect(parameters.reactor, settings)
+        try:
+            store = await connect(parameters.reactor, settings)
+        except StoreUnavailable as error:
+            raise NotReadyError(str(error)) from None
         place = (store.settings.base, prefix)
         if not asks:
             if place in self._open:

@@ -1,7 +1,8 @@
 """Credentials and signatures (SigV4) by botocore, which may read files and ask servers: in a thread.
 
 Whoever gives ``access_key_id`` means just that; otherwise botocore looks where AWS's tools look: the environment,
-``~/.aws`` (with SSO and assumed roles), the instance's metadata.
+``~/.aws`` (with SSO and assumed roles), the instance's metadata.  That there are none and that whoever has them does
+not answer are two things: the one is for the operator to mend, the other passes.
 """
 
 from __future__ import annotations
@@ -13,10 +14,20 @@ from attrs import evolve
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials, RefreshableCredentials
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    MetadataRetrievalError,
+    SSOError,
+    TokenRetrievalError,
+)
 from botocore.session import Session
 
-from txtcmu.errors import ConfigError
+from txtcmu.errors import ConfigError, StoreUnavailable
+from txtcmu.objectstore.instance import metadata_is_away
 from txtcmu.objectstore.retry import Later
 from txtcmu.objectstore.settings import S3Settings
 from txtcmu.threads import run
@@ -24,6 +35,16 @@ from txtcmu.threads import run
 __all__ = ["Signer", "load"]
 
 _FALLBACK_REGION = "us-east-1"
+# Whoever has the credentials was asked, and did not give them now.
+_OUTAGES = (
+    ClientError,
+    ConnectionError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    MetadataRetrievalError,
+    SSOError,
+    TokenRetrievalError,
+)
 
 
 class _Auth(S3SigV4Auth):
@@ -66,6 +87,7 @@ def load(reactor: Any, settings: S3Settings) -> tuple[Signer, S3Settings]:
 
     :return: a signer, and ``settings`` with the region filled in.
     :raise ConfigError: there are none.
+    :raise StoreUnavailable: whoever has them does not answer.
     """
     try:
         session = Session(profile=settings.aws_profile or None)
@@ -75,9 +97,13 @@ def load(reactor: Any, settings: S3Settings) -> tuple[Signer, S3Settings]:
             credentials: Credentials | None = Credentials(settings.access_key_id, settings.secret_access_key, token)
         else:
             credentials = session.get_credentials()
-    except BotoCoreError as error:
-        raise ConfigError(f"s3: credentials: {error}") from None
+    except _OUTAGES as error:
+        raise StoreUnavailable(f"credentials: {' '.join(str(error).split())}; see whether their source is up") from None
+    except (BotoCoreError, OSError) as error:  # the latter: a credential_process that cannot be run
+        raise ConfigError(f"s3: credentials: {' '.join(str(error).split())}; correct AWS's files") from None
     if credentials is None:
+        if reason := metadata_is_away(session.get_config_variable("ec2_metadata_service_endpoint")):
+            raise StoreUnavailable(f"credentials: the instance's metadata service does not answer ({reason})")
         raise ConfigError(
             "s3: no credentials; put access_key_id and secret_access_key into the profile, or set AWS_PROFILE,"
             " or run `aws configure`"
