@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-pytest_plugins = ["tests.servers", "tools.no_skips"]
+pytest_plugins = ["tests.installed", "tests.servers", "tools.no_skips"]
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,19 +1,18 @@
-"""What is installed works: from a wheel, from the checkout, and with handlers of third parties."""
+"""What is installed works: from a wheel, from a checkout, and with handlers of third parties."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
-import sysconfig
 from pathlib import Path
 from zipfile import ZipFile
 
+import hatchling.build
 import pytest
 
-ROOT = Path(__file__).parents[1]
-DEPENDENCIES = sysconfig.get_path("purelib")
+from tests.installed import ROOT, VirtualEnvironment, first_words
+
+BUILT_IN = {"memory", "file", "s3"}
 
 HANDLER = """
 from txtcmu.factory import Factory
@@ -21,62 +20,20 @@ handler = Factory(name={name!r}, summary="a third party's", opener=None)
 """
 
 
-def run(*command: str | Path, path: list[Path | str] | None = None, cwd: Path) -> str:
-    """Return what a command prints; ``path`` becomes PYTHONPATH."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    if path is not None:
-        environment["PYTHONPATH"] = os.pathsep.join(map(str, path))
-    result = subprocess.run(
-        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
-    assert result.returncode == 0, result.stdout
-    return result.stdout
+def handlers(environment: VirtualEnvironment, *path: Path) -> set[str]:
+    """Return the handlers that ``twist tcmu`` knows with ``path`` as PYTHONPATH."""
+    variable = os.pathsep.join(map(str, path))
+    return first_words(environment.run("twist", "tcmu", "--list-handlers", PYTHONPATH=variable))
 
 
-def first_words(text: str) -> set[str]:
-    """Return the first word of each line."""
-    return {line.split()[0] for line in text.splitlines() if line.strip()}
+def knows_command(environment: VirtualEnvironment) -> bool:
+    """Tell whether ``twist --help`` lists ``tcmu``."""
+    return "\n    tcmu " in environment.run("twist", "--help")
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel of what a checkout holds after a while, without git's knowledge of what does not belong to it."""
-    directory = tmp_path_factory.mktemp("wheel")
-    source = directory / "source"
-    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "build", "__pycache__"))
-    for package in ("twisted", "txtcmu"):
-        (source / package / "plugins" / "dropin.cache").write_bytes(b"stale")
-    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", directory, source, cwd=directory)
-    (built,) = directory.glob("*.whl")
-    return built
-
-
-class Installed:
-    """The wheel in a directory of its own.
-
-    Without ``site`` (``-S``) no .pth file is read, so that the editable install in the directory of the dependencies
-    does not lead to the checkout.
-    """
-
-    def __init__(self, wheel: Path, directory: Path) -> None:
-        self.target = directory / "target"
-        self._cwd = directory
-        install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
-        run(*install, "--target", self.target, wheel, cwd=directory)
-
-    def python(self, *arguments: str, extra: tuple[Path, ...] = ()) -> str:
-        """Run Python on the wheel, its dependencies, and what is ``extra``."""
-        return run(sys.executable, "-S", "-P", *arguments, path=[self.target, *extra, DEPENDENCIES], cwd=self._cwd)
-
-    def twist(self, *arguments: str, extra: tuple[Path, ...] = ()) -> str:
-        """Run ``twist``."""
-        return self.python("-m", "twisted", *arguments, extra=extra)
-
-
-@pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    """Install the wheel."""
-    return Installed(wheel, tmp_path_factory.mktemp("installed"))
+def where(environment: VirtualEnvironment) -> Path:
+    """Return where txtcmu is imported from."""
+    return Path(environment.run("python", "-c", "import txtcmu; print(txtcmu.__file__)").strip())
 
 
 def test_contents(wheel: Path) -> None:
@@ -88,22 +45,26 @@ def test_contents(wheel: Path) -> None:
     assert [name for name in names if name.endswith("dropin.cache")] == []
 
 
-def test_wheel(installed: Installed) -> None:
-    """Installed from the wheel alone, twist knows the command, and the command its handlers."""
-    location = installed.python("-c", "import txtcmu; print(txtcmu.__file__)").strip()
-    assert Path(location) == installed.target / "txtcmu" / "__init__.py"
-    assert "tcmu" in first_words(installed.twist("--help"))
-    assert {"memory", "file", "s3"} <= first_words(installed.twist("tcmu", "--list-handlers"))
+def test_wheel(environment: VirtualEnvironment) -> None:
+    """Installed from the wheel with what it requires and no more, twist knows the command, and that its handlers."""
+    assert where(environment) == environment.packages / "txtcmu" / "__init__.py"
+    assert "No broken requirements" in environment.pip("check")
+    assert knows_command(environment)
+    assert handlers(environment) == BUILT_IN
+    assert "\n  create " in environment.run("txtcmu", "--help")
 
 
-def test_editable(tmp_path: Path) -> None:
-    """So it does when the checkout is installed."""
-    twist = Path(sys.executable).with_name("twist")
-    assert "tcmu" in first_words(run(twist, "--help", cwd=tmp_path))
-    assert {"memory", "file", "s3"} <= first_words(run(twist, "tcmu", "--list-handlers", cwd=tmp_path))
+def test_editable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So it does when the checkout is installed as editable: what runs is the checkout."""
+    environment = VirtualEnvironment.clean(tmp_path / "venv")
+    monkeypatch.chdir(ROOT)
+    environment.install(tmp_path / hatchling.build.build_editable(str(tmp_path)))
+    assert where(environment) == ROOT / "txtcmu" / "__init__.py"
+    assert knows_command(environment)
+    assert handlers(environment) >= BUILT_IN
 
 
-def test_third_parties(installed: Installed, tmp_path: Path) -> None:
+def test_third_parties(environment: VirtualEnvironment, tmp_path: Path) -> None:
     """Handlers of others are found: a file in a txtcmu/plugins/ on the path, and an entry point of a distribution."""
     drop_in, distribution = tmp_path / "drop-in", tmp_path / "distribution"
     plugins, metadata = drop_in / "txtcmu" / "plugins", distribution / "third_party-1.0.dist-info"
@@ -113,5 +74,22 @@ def test_third_parties(installed: Installed, tmp_path: Path) -> None:
     (distribution / "third_party.py").write_text(HANDLER.format(name="entered"))
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: third-party\nVersion: 1.0\n")
     (metadata / "entry_points.txt").write_text("[txtcmu.backstores]\nentered = third_party:handler\n")
-    handlers = first_words(installed.twist("tcmu", "--list-handlers", extra=(drop_in, distribution)))
-    assert {"dropped", "entered", "memory"} <= handlers
+    assert handlers(environment, drop_in, distribution) == BUILT_IN | {"dropped", "entered"}
+    # Its cache remembers a drop-in that is gone.
+    assert (plugins / "dropin.cache").exists()
+    (plugins / "dropped.py").unlink()
+    assert handlers(environment, drop_in, distribution) == BUILT_IN | {"entered"}
+
+
+def test_no_cache_can_be_written(environment: VirtualEnvironment) -> None:
+    """Where Twisted can neither read nor write its caches, as in read-only site-packages, all is found all the same."""
+    caches = [environment.packages / package / "plugins" / "dropin.cache" for package in ("twisted", "txtcmu")]
+    for cache in caches:  # root writes where it may not, but nobody writes into a directory
+        cache.unlink(missing_ok=True)
+        (cache / "in the way").mkdir(parents=True)
+    try:
+        assert knows_command(environment)
+        assert handlers(environment) == BUILT_IN
+    finally:
+        for cache in caches:
+            shutil.rmtree(cache)
