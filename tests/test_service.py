@@ -10,7 +10,6 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.lun.support import GOOD, Held, Later, ScriptedBackstore
-from tests.unit_kernel.fake_netlink import FakeTCMUser
 from txtcmu.config import Configuration
 from txtcmu.errors import ConfigError, KernelError, NotReadyError
 from txtcmu.kernel.netlink import NetlinkListener
@@ -19,6 +18,7 @@ from txtcmu.lun.device import OPEN_PATIENCE, State
 from txtcmu.lun.target import Settings
 from txtcmu.service import REJOIN_DELAY, REMOVE_PATIENCE, Kernel, TcmuService
 from txtcmu.testing.fakekernel import FakeKernel
+from txtcmu.testing.fakenetlink import FakeTCMUser
 from txtcmu.testing.initiator import FakeInitiator
 from txtcmu.testing.reactor import FakeReactor
 from txtcmu.testing.rig import FakeTarget, OneBackstore

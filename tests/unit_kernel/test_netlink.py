@@ -12,12 +12,12 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from tests.unit_kernel.fake_netlink import FAMILY_ID, FakeTCMUser
 from txtcmu.errors import KernelError
 from txtcmu.kernel import genl
 from txtcmu.kernel.genl import Message
 from txtcmu.kernel.netlink import NetlinkListener
 from txtcmu.kernel.tcm_user import DeviceEvent
+from txtcmu.testing.fakenetlink import FAMILY_ID, FakeTCMUser
 
 
 class Consumer:

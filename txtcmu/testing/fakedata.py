@@ -11,14 +11,14 @@ from itertools import islice
 
 from txtcmu.testing.fakering import Report
 
-__all__ = ["PAGE", "DataArea"]
+__all__ = ["PAGE", "POISON", "DataArea", "untouched"]
 
 PAGE = 4096
 
 # No byte is zero or the complement of one, so that neither zeroes nor simple test patterns look like it; and no
 # four bytes repeat inside it.
-_POISON = bytes.fromhex("a5d35e9c61b77a2fe8437d95c61b3ee2")
-_POISONED_PAGE = _POISON * (PAGE // len(_POISON))
+POISON = bytes.fromhex("a5d35e9c61b77a2fe8437d95c61b3ee2")
+_POISONED_PAGE = POISON * (PAGE // len(POISON))
 _RUN = 8  # so many untouched bytes in a row are no accident
 _RUN_AT_END = 4
 
@@ -38,6 +38,7 @@ class DataArea:
         self._report = report
         self._shadow = bytearray(len(memory))
         self.pages = len(memory) // PAGE
+        self.capacity = self.pages * PAGE
         self._order = [*range(0, self.pages, 2), *range(1, self.pages, 2)] if fragment else list(range(self.pages))
         self._free = [True] * self.pages
         self._high_water = 0
@@ -103,7 +104,7 @@ class DataArea:
     def check_filled(self, pages: list[int], data: bytes, owner: str) -> None:
         """Report poison in the Data-In ``data`` that was read from ``pages``."""
         if self._poisoned and data:
-            at = _untouched(data)
+            at = untouched(data)
             if at is not None:
                 self._report(f"Data-In of {owner} holds stale bytes of page {pages[at // PAGE]} from byte {at} on")
 
@@ -150,10 +151,11 @@ class DataArea:
         self._shadow[piece] = self._memory[piece]
 
 
-def _untouched(data: bytes) -> int | None:
-    """Return where in ``data`` the poison still stands in its place."""
+def untouched(data: bytes, start: int = 0) -> int | None:
+    """Return where in ``data``, read from byte ``start`` of the data area, the poison still stands in its place."""
     # Where both agree the difference is zero; one big exclusive or beats a loop over bytes.
-    poison = (_POISON * (len(data) // len(_POISON) + 1))[: len(data)]
+    phase = start % len(POISON)
+    poison = (POISON * (len(data) // len(POISON) + 2))[phase : phase + len(data)]
     difference = (int.from_bytes(data) ^ int.from_bytes(poison)).to_bytes(len(data))
     at = difference.find(bytes(_RUN))
     if at < 0 and difference.endswith(bytes(_RUN_AT_END)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import weakref
@@ -9,10 +10,12 @@ from collections import deque
 from heapq import heappop, heappush
 from typing import Any
 
-from txtcmu.kernel import abi
+from txtcmu.kernel import abi, abi_v1
 from txtcmu.testing.fakecommand import FakeCommand
 from txtcmu.testing.fakedata import PAGE, DataArea
+from txtcmu.testing.fakedata_v1 import DataRing
 from txtcmu.testing.fakering import FakeRing, Response
+from txtcmu.testing.fakering_v1 import FakeRingV1
 from txtcmu.testing.fakeuio import FakeUIO
 
 __all__ = ["FakeDevice"]
@@ -28,8 +31,9 @@ COMMUNICATION_FAILURE = (0x2, 0x08, 0x00)  # NOT READY, LOGICAL UNIT COMMUNICATI
 _INVALID_FIELD = (0x5, 0x24, 0x00)  # ILLEGAL REQUEST, INVALID FIELD IN CDB
 _KNOWN_UFLAGS = abi.UFLAG_UNKNOWN_OP | abi.UFLAG_READ_LEN | abi.UFLAG_KEEP_BUF
 _SENSE_RESPONSE_CODES = range(0x70, 0x74)
-_IDS = range(1, 0x10000)
 _DEFAULT_WAIT = 30.0
+_DATA_SIZE = 1 << 20
+_ALL_FLAGS = abi.FLAG_OUT_OF_ORDER | abi.FLAG_READ_LEN | abi.FLAG_TMR | abi.FLAG_KEEP_BUF
 
 
 class FakeDevice:
@@ -38,13 +42,21 @@ class FakeDevice:
     def __init__(
         self,
         cmdr_size: int,
-        data_size: int,
-        flags: int,
+        data_size: int | None,
+        flags: int | None,
         cmd_time_out: float | None,
         clock: Any,
         fragment: bool,
         suspicious: bool,
+        version: int,
     ) -> None:
+        if version not in (abi.MAILBOX_VERSION, abi_v1.MAILBOX_VERSION):
+            raise ValueError(f"there is no ABI of version {version}")
+        first = version == abi_v1.MAILBOX_VERSION
+        if data_size is None:
+            data_size = abi_v1.DATA_SIZE if first else _DATA_SIZE
+        if flags is None:
+            flags = 0 if first else _ALL_FLAGS
         if cmdr_size % abi.ALIGNMENT or data_size % PAGE or data_size <= 0 or cmdr_size < 2 * abi.ENTRY_SIZE:
             raise ValueError(f"impossible sizes: ring {cmdr_size}, data {data_size}")
         if cmd_time_out is not None and clock is None:
@@ -62,11 +74,16 @@ class FakeDevice:
         self._flags = flags
         self._clock = clock
         self._suspicious = suspicious
-        self._ring = FakeRing(memory, cmdr_size, flags, self.violations.append)
-        self._data = DataArea(memory[data_start:], data_start, fragment, self.violations.append)
+        self._version = version
+        self._ring = (FakeRingV1 if first else FakeRing)(memory, cmdr_size, flags, self.violations.append)
+        self._data: DataArea | DataRing
+        if first:
+            self._data = DataRing(memory[data_start:], data_start, self.violations.append)
+        else:
+            self._data = DataArea(memory[data_start:], data_start, fragment, self.violations.append)
         #: Commands that own a cmd_id: in flight, expired, or kept.
         self._commands: dict[int, FakeCommand] = {}
-        self._free_ids = list(_IDS)
+        self._free_ids = list(range(0 if first else 1, 0x10000))
         self._qfull: deque[FakeCommand] = deque()
         self._tmrs: deque[tuple[int, list[int]]] = deque()
         self._user: FakeUIO | None = None
@@ -83,10 +100,17 @@ class FakeDevice:
             return
         if command in self._qfull:
             self._qfull.remove(command)
-            command.finish(TASK_SET_FULL)
+            if self._version == 1:
+                command.fail(*COMMUNICATION_FAILURE)
+            else:
+                command.finish(TASK_SET_FULL)
         else:
             command.expired = True
             command.fail(*COMMUNICATION_FAILURE)
+
+    def _only_since_v2(self, name: str) -> None:
+        if self._version == 1:
+            raise OSError(errno.ENOENT, f"this kernel has no {name}")
 
     def _look(self) -> None:
         if self._suspicious:
@@ -105,8 +129,8 @@ class FakeDevice:
             return True
         length, bidi_length = command.buffer_length, command.bidi_length
         # What can never fit; to a command that waited, the kernel does not say why.
-        never = COMMUNICATION_FAILURE if command in self._qfull else _INVALID_FIELD
-        if length + bidi_length > self._data.pages * PAGE:
+        never = COMMUNICATION_FAILURE if command in self._qfull or self._version == 1 else _INVALID_FIELD
+        if length + bidi_length > self._data.capacity:
             command.fail(*never)
             return True
         pages, in_pages = self._data.allocate(length), self._data.allocate(bidi_length)

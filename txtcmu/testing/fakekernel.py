@@ -32,24 +32,24 @@ __all__ = ["FakeCommand", "FakeKernel", "FakeUIO", "RuleBroken"]
 ABORT_TASK = 1
 LUN_RESET = 5
 
-_ALL_FLAGS = abi.FLAG_OUT_OF_ORDER | abi.FLAG_READ_LEN | abi.FLAG_TMR | abi.FLAG_KEEP_BUF
-
 
 class RuleBroken(AssertionError):  # noqa: N818 - it says what happened
     """The user side did what a TCMU user may not do; on a real kernel: corrupted data or a dead device."""
 
 
 class FakeKernel(FakeDevice):
-    """One TCMU device as the kernel sees it (ABI v2).
+    """One TCMU device as the kernel sees it.
 
     :param cmdr_size: bytes of the command ring, a multiple of 8; tiny rings wrap often.
-    :param data_size: bytes of the data area, a multiple of 4096.
-    :param flags: capabilities in the mailbox, by default all.
+    :param data_size: bytes of the data area, a multiple of 4096; by default 1 MiB, or what version 1 has.
+    :param flags: capabilities in the mailbox; by default all that the version has.
     :param cmd_time_out: seconds after which the kernel gives up a command, ``None`` for never; needs ``clock``.
     :param clock: the time for it, an :class:`~twisted.internet.interfaces.IReactorTime`
         (:class:`twisted.internet.task.Clock`).
-    :param fragment: scatter buffers over the data area: an iovec for nearly every page.
+    :param fragment: scatter buffers over the data area: an iovec for nearly every page.  Not in version 1.
     :param suspicious: look for writes to the kernel's memory on every occasion; benchmarks turn it off.
+    :param version: of the ABI, 1 or 2.  Version 1 (Linux 3.18) takes completions in the ring's order alone, and has
+        nothing of what is said here to be of version 2.
     :ivar violations: one line for each rule broken so far.
     :ivar tmr_notification: the attribute of that name: whether aborts are told to the user side.
     :ivar qfull_time_out: as in the kernel: ``None`` waits as long as ``cmd_time_out``, 0 fails at once.
@@ -58,15 +58,16 @@ class FakeKernel(FakeDevice):
     def __init__(
         self,
         cmdr_size: int = 65536 - abi.MAILBOX_SIZE,
-        data_size: int = 1 << 20,
-        flags: int = _ALL_FLAGS,
+        data_size: int | None = None,
+        flags: int | None = None,
         cmd_time_out: float | None = None,
         *,
         clock: Any = None,
         fragment: bool = False,
         suspicious: bool = True,
+        version: int = abi.MAILBOX_VERSION,
     ) -> None:
-        super().__init__(cmdr_size, data_size, flags, cmd_time_out, clock, fragment, suspicious)
+        super().__init__(cmdr_size, data_size, flags, cmd_time_out, clock, fragment, suspicious, version)
 
     # The initiator.
 
@@ -75,6 +76,8 @@ class FakeKernel(FakeDevice):
 
         The CDB is copied as the kernel does: as many bytes as its group code says, missing ones zero.
         """
+        if data_out and data_in_length and self._version == 1:
+            raise ValueError("version 1 has no bidirectional commands")
         if not cdb:
             raise ValueError("a CDB has at least its operation code")
         padded = bytes(cdb).ljust(8, b"\0")
@@ -131,7 +134,8 @@ class FakeKernel(FakeDevice):
     # The administrator.
 
     def block_dev(self, blocked: bool) -> None:
-        """Write ``action/block_dev``: new and waiting commands get BUSY while blocked."""
+        """Write ``action/block_dev`` (version 2): new and waiting commands get BUSY while blocked."""
+        self._only_since_v2("block_dev")
         before = len(self.violations)
         self.blocked = blocked
         if blocked:
@@ -141,7 +145,8 @@ class FakeKernel(FakeDevice):
         self._raise_since(before)
 
     def reset_ring(self, kind: int) -> None:
-        """Write ``action/reset_ring``: end every command, BUSY (1) or a hard failure (2), and empty the ring."""
+        """Write ``action/reset_ring`` (version 2): end all commands, BUSY (1) or with a hard failure (2), and empty it."""
+        self._only_since_v2("reset_ring")
         if kind not in (1, 2):
             raise OSError(errno.EINVAL, "reset_ring is 1 or 2")
         before = len(self.violations)
@@ -161,7 +166,8 @@ class FakeKernel(FakeDevice):
         self._raise_since(before)
 
     def free_kept_buf(self, cmd_id: int) -> None:
-        """Write ``action/free_kept_buf``."""
+        """Write ``action/free_kept_buf`` (version 2)."""
+        self._only_since_v2("free_kept_buf")
         command = self._commands.get(cmd_id)
         if command is None or not command.kept:
             raise OSError(errno.EINVAL, f"cmd_id {cmd_id} is not kept")

@@ -10,10 +10,11 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from txtcmu.kernel import abi
 
-__all__ = ["FakeRing", "Report", "Response"]
+__all__ = ["FakeRing", "Iovecs", "Report", "Response", "Slot"]
 
 Report = Callable[[str], None]
 Iovecs = Sequence[tuple[int, int]]
@@ -28,7 +29,7 @@ def _round_up(size: int) -> int:
 
 
 @dataclass(slots=True)
-class _Slot:
+class Slot:
     """An entry that the kernel has not cleaned up yet."""
 
     offset: int
@@ -59,11 +60,15 @@ class Response:
 
 
 class FakeRing:
-    """Producer of a command ring, and reader of the responses that overlay it.
+    """Producer of a command ring, and reader of the responses that overlay it (ABI v2).
+
+    :cvar version: of the mailbox.
 
     :param memory: the whole map.
     :param report: called with one line for each rule broken.
     """
+
+    version: ClassVar[int] = abi.MAILBOX_VERSION
 
     def __init__(self, memory: memoryview, cmdr_size: int, flags: int, report: Report) -> None:
         self._memory = memory
@@ -72,11 +77,11 @@ class FakeRing:
         self._end = self._base + cmdr_size
         self._shadow = bytearray(self._end)
         self._report = report
-        self._slots: deque[_Slot] = deque()
+        self._slots: deque[Slot] = deque()
         self.size = cmdr_size
         self.head = 0
         self.cleaned = 0
-        self._put(0, abi.MAILBOX.pack(abi.MAILBOX_VERSION, flags, self._base, cmdr_size))
+        self._put(0, abi.MAILBOX.pack(self.version, flags, self._base, cmdr_size))
 
     @property
     def tail(self) -> int:
@@ -99,10 +104,14 @@ class FakeRing:
 
     # Entries.
 
-    @staticmethod
-    def command_size(iovecs: int, cdb: bytes) -> int:
+    @classmethod
+    def command_size(cls, iovecs: int, cdb: bytes) -> int:
         """Return the length of a CMD entry."""
-        return _round_up(_cdb_offset(iovecs) + len(cdb))
+        return _round_up(cls._cdb_offset(iovecs) + len(cdb))
+
+    @staticmethod
+    def _cdb_offset(iovecs: int) -> int:
+        return max(abi.ENTRY_SIZE, abi.IOVECS_OFFSET + abi.IOVEC.size * iovecs)
 
     @staticmethod
     def tmr_size(ids: int) -> int:
@@ -121,14 +130,14 @@ class FakeRing:
         size = self.command_size(iov_cnt, cdb)
         offset = self._pad_before(size)
         entry = bytearray(size)
-        cdb_at = _cdb_offset(iov_cnt)
+        cdb_at = self._cdb_offset(iov_cnt)
         header = (size | abi.OP_CMD, cmd_id, 0, 0)
         first = iovecs[0] if iovecs else (bidi[0] if bidi else (0, 0))
         abi.REQUEST.pack_into(entry, 0, *header, len(iovecs), len(bidi), 0, self._base + offset + cdb_at, *first)
         for index, iovec in enumerate((*iovecs, *bidi)):
             abi.IOVEC.pack_into(entry, abi.IOVECS_OFFSET + abi.IOVEC.size * index, *iovec)
         entry[cdb_at : cdb_at + len(cdb)] = cdb
-        self._push(_Slot(offset, size, abi.OP_CMD, cmd_id), entry)
+        self._push(Slot(offset, size, abi.OP_CMD, cmd_id), entry)
 
     def push_tmr(self, kind: int, ids: Sequence[int]) -> None:
         """Queue a TMR entry; the caller has asked :meth:`has_room`."""
@@ -138,24 +147,24 @@ class FakeRing:
         abi.TMR.pack_into(entry, 0, size | abi.OP_TMR, 0, 0, 0, kind, len(ids))
         for index, cmd_id in enumerate(ids):
             abi.CMD_ID.pack_into(entry, abi.TMR_IDS_OFFSET + abi.CMD_ID.size * index, cmd_id)
-        self._push(_Slot(offset, size, abi.OP_TMR, 0), entry)
+        self._push(Slot(offset, size, abi.OP_TMR, 0), entry)
 
     def push_unknown(self, op: int, size: int) -> None:
         """Queue an entry of a kernel to come; the caller has asked :meth:`has_room`."""
         offset = self._pad_before(size)
         entry = bytearray(size)
         abi.HEADER.pack_into(entry, 0, size | op, 0, 0, 0)
-        self._push(_Slot(offset, size, op, 0), entry)
+        self._push(Slot(offset, size, op, 0), entry)
 
     def _pad_before(self, size: int) -> int:
         """Fill the end of the ring with a PAD if ``size`` does not fit there; return where the entry goes."""
         to_end = self.size - self.head
         if to_end < size:
             # Only the header of a PAD is written: behind it, as in the real one, old entries show.
-            self._push(_Slot(self.head, to_end, abi.OP_PAD, 0), abi.HEADER.pack(to_end | abi.OP_PAD, 0, 0, 0))
+            self._push(Slot(self.head, to_end, abi.OP_PAD, 0), abi.HEADER.pack(to_end | abi.OP_PAD, 0, 0, 0))
         return self.head
 
-    def _push(self, slot: _Slot, entry: bytes | bytearray) -> None:
+    def _push(self, slot: Slot, entry: bytes | bytearray) -> None:
         self._put(self._base + slot.offset, entry)
         self._slots.append(slot)
         self._store_head((slot.offset + slot.length) % self.size)
@@ -195,11 +204,10 @@ class FakeRing:
         self._report(f"cmd_tail {tail} is no entry's boundary from {self.cleaned} up to cmd_head {self.head}")
         return False
 
-    def _response(self, slot: _Slot) -> Response:
+    def _response(self, slot: Slot) -> Response:
         at = self._base + slot.offset
         entry = bytes(self._memory[at : at + abi.ENTRY_SIZE])
-        (cmd_id,) = abi.CMD_ID.unpack_from(entry, abi.CMD_ID_OFFSET)
-        uflags, status, read_len = abi.RESPONSE.unpack_from(entry, abi.RESPONSE_OFFSET)
+        cmd_id, uflags, status, read_len = self._parse(entry)
         return Response(
             cmd_id,
             uflags,
@@ -210,7 +218,17 @@ class FakeRing:
             entry != self._shadow[at : at + abi.ENTRY_SIZE],
         )
 
-    def _check_refusal(self, slot: _Slot) -> None:
+    def _parse(self, entry: bytes) -> tuple[int, int, int, int]:
+        """Return cmd_id, uflags, status and read_len of a response."""
+        (cmd_id,) = abi.CMD_ID.unpack_from(entry, abi.CMD_ID_OFFSET)
+        return cmd_id, *abi.RESPONSE.unpack_from(entry, abi.RESPONSE_OFFSET)
+
+    def _response_bytes(self) -> Iterator[tuple[int, int]]:
+        """Yield the ranges of a CMD entry that a response may change."""
+        yield abi.CMD_ID_OFFSET, abi.CMD_ID_OFFSET + abi.CMD_ID.size
+        yield abi.RESPONSE_OFFSET, abi.ENTRY_SIZE
+
+    def _check_refusal(self, slot: Slot) -> None:
         at = self._base + slot.offset + abi.UFLAGS_OFFSET
         if self._memory[at] != abi.UFLAG_UNKNOWN_OP:
             self._report(f"cmd_tail passed the {slot} with uflags {self._memory[at]:#x}, not UNKNOWN_OP")
@@ -238,8 +256,8 @@ class FakeRing:
         for slot in self._slots:
             at = self._base + slot.offset
             if slot.op == abi.OP_CMD:
-                yield at + abi.CMD_ID_OFFSET, at + abi.CMD_ID_OFFSET + abi.CMD_ID.size
-                yield at + abi.RESPONSE_OFFSET, at + abi.ENTRY_SIZE
+                for start, stop in self._response_bytes():
+                    yield at + start, at + stop
             elif slot.op not in _NAMES:
                 yield at + abi.UFLAGS_OFFSET, at + abi.UFLAGS_OFFSET + 1
 
@@ -251,10 +269,6 @@ class FakeRing:
             if slot.offset <= at < slot.offset + slot.length:
                 return f"byte {at - slot.offset} of the {slot}"
         return "a part of the ring that no entry occupies"
-
-
-def _cdb_offset(iovecs: int) -> int:
-    return max(abi.ENTRY_SIZE, abi.IOVECS_OFFSET + abi.IOVEC.size * iovecs)
 
 
 def _differences(expected: bytearray, found: bytes) -> Iterator[tuple[int, int]]:
