@@ -30,11 +30,15 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = 120.0)
 
 
 class Daemon:
-    """One `twist tcmu`, started and stopped at will; each start writes a log of its own into ``logs``."""
+    """One `twist tcmu`, started and stopped at will; each start writes a log of its own into ``logs``.
 
-    def __init__(self, logs: Path, *handlers: str, options: tuple[str, ...] = ()) -> None:
+    ``prefix`` is a command that runs the daemon, as ``nice`` does.
+    """
+
+    def __init__(self, logs: Path, *handlers: str, options: tuple[str, ...] = (), prefix: tuple[str, ...] = ()) -> None:
         self._logs = logs
         logs.mkdir(exist_ok=True)
+        self._prefix = prefix
         self._arguments = ["--config", str(configuration()), *options]
         self._arguments += [argument for handler in handlers for argument in ("--handler", handler)]
         self._process: subprocess.Popen[bytes] | None = None
@@ -44,14 +48,23 @@ class Daemon:
     def log(self) -> Path:
         return self._logs / f"daemon-{self._starts}.log"
 
-    def start(self) -> None:
-        """Start, without waiting: whoever makes a device waits for the daemon, and so do commands in a ring."""
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self, log_file: Path | None = None) -> None:
+        """Start, without waiting: whoever makes a device waits for the daemon, and so do commands in a ring.
+
+        :param log_file: has it log there, as ``twist --log-file``; standard error goes to the usual log.
+        """
         assert self._process is None
         self._starts += 1
+        logging = ["--log-format", "text"] + ["--log-file", str(log_file)] * (log_file is not None)
         path = os.pathsep.join([str(PLUGINS), os.environ.get("PYTHONPATH", "")])
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                ["twist", "--log-format", "text", "tcmu", *self._arguments],
+                [*self._prefix, "twist", *logging, "tcmu", *self._arguments],
                 stdout=log,
                 stderr=log,
                 env=os.environ | {"PYTHONPATH": path},
