@@ -11,7 +11,8 @@ so that a read tells which write it saw::
     problem = sectors.end_read(look, data)       # None, or one line
 
 A sector holds the last write that succeeded, or one that overlapped it in time, or any since that was cancelled or
-failed.  A read sees one of the values that were possible at some moment between its begin and its end.
+failed.  A read sees one of the values that were possible at some moment between its begin and its end; while a write
+is in flight that may be part of the one and part of the other, as a page cache gives it.
 """
 
 from __future__ import annotations
@@ -22,9 +23,14 @@ from attrs import define, field
 
 __all__ = ["Change", "Look", "Sectors"]
 
-_STAMP = Struct(">QQ")  # where it belongs, and which write it is of
+_STAMP = Struct(">QQ")  # where it belongs, and which write it is of, each in a disguise that has no zero bytes
+_DISGUISE = 0xA5D35E9C61B77A2F
 _ANYWHERE = (1 << 64) - 1
 _ZEROES = bytes(_STAMP.size)
+
+
+def _stamp(sector: int, write: int) -> bytes:
+    return _STAMP.pack(sector ^ _DISGUISE, write ^ _DISGUISE)
 
 
 @define(eq=False)
@@ -78,9 +84,9 @@ class Sectors:
         if zeroes:
             stamps = [_ZEROES]
         elif alike:
-            stamps = [_STAMP.pack(_ANYWHERE, self._now)]
+            stamps = [_stamp(_ANYWHERE, self._now)]
         else:
-            stamps = [_STAMP.pack(sector, self._now) for sector in range(first, first + count)]
+            stamps = [_stamp(sector, self._now) for sector in range(first, first + count)]
         data = b"" if zeroes else b"".join(stamp * self._repeat for stamp in stamps)
         change = Change(first, count, data, stamps, self._now)
         possible = self._possible
@@ -124,15 +130,21 @@ class Sectors:
             content = data[number * self.size : (number + 1) * self.size]
             stamp = content[: _STAMP.size]
             during = [each for each in look._during if each.first <= sector < each.first + each.count]
-            found = tuple(each for each in (*seen, *during) if each._stamp(sector) == stamp)
-            if not found or content != stamp * self._repeat:
+            possible = (*seen, *during)
+            found = tuple(each for each in possible if each._stamp(sector) == stamp)
+            quiet = all(each._ended is not None and each._ended < look._begun for each in possible)
+            if found and content == stamp * self._repeat:
+                if settles and quiet:
+                    self._possible[sector] = found
+            elif quiet or not self._is_mixture(content, [each._stamp(sector) for each in possible]):
                 return self._explain(sector, content)
-            if settles and not during and all(each._ended is not None and each._ended < look._begun for each in seen):
-                self._possible[sector] = found
         return None
 
+    def _is_mixture(self, content: bytes, stamps: list[bytes]) -> bool:
+        return all(byte in {stamp[at % _STAMP.size] for stamp in stamps} for at, byte in enumerate(content))
+
     def _explain(self, sector: int, content: bytes) -> str:
-        place, write = _STAMP.unpack_from(content)
+        place, write = (part ^ _DISGUISE for part in _STAMP.unpack_from(content))
         if content != content[: _STAMP.size] * self._repeat:
             return f"sector {sector} is torn or holds foreign bytes"
         if not any(content):
