@@ -19,8 +19,17 @@ lint: setup ## Check style and types
 	@$(BIN)/ruff format --check --quiet
 	@$(BIN)/mypy --no-error-summary
 
+.PHONY: site
+site: setup
+	@$(BIN)/sphinx-build --quiet -W --keep-going --nitpicky --fresh-env --write-all -d build/docs/doctrees docs build/docs/html
+	@$(BIN)/sphinx-build --quiet -W --keep-going -b doctest -d build/docs/doctrees docs build/docs/doctest
+
+.PHONY: docs
+docs: site ## Build the site into build/docs/html, warnings being errors; run its doctests, tutorial and examples
+	@$(BIN)/pytest -q tests/test_docs.py tests/examples
+
 .PHONY: test
-test: lint ## Check style and types, run all tests, those in the guest included: what CI runs
+test: lint site ## Check style and types, build the site, run all tests, those in the guest included: what CI runs
 	@$(BIN)/pytest -q tests
 
 .PHONY: guest

@@ -235,7 +235,7 @@ class IBackstoreFactory(IPlugin):
     ``secrets``, a frozenset of the options that are refused on the command line, where everybody can read them.
     """
 
-    name = Attribute("The subtype: what dev_config starts with, before the first slash.  [a-z0-9_-]+")
+    name = Attribute("The subtype: what dev_config starts with, before the first slash.  ``[a-z0-9_-]+``")
     summary = Attribute("One line for ``twist tcmu --list-handlers``.")
     config_help = Attribute("What follows the slash in dev_config, and each option, for a person.")
     options = Attribute("The option names it understands, a frozenset; any other is refused before open.")
