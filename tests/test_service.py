@@ -7,14 +7,20 @@ from struct import pack
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import classImplements
 
 from tests.lun.support import GOOD, Held, Later, ScriptedBackstore
+from tests.unit_kernel.fake_kmsg import BREAKS, COMPLAINS, FakeLog
 from txtcmu.config import Configuration
 from txtcmu.errors import ConfigError, KernelError, NotReadyError
+from txtcmu.interfaces import IResizable
+from txtcmu.kernel.kmsg import KernelLog
 from txtcmu.kernel.netlink import NetlinkListener
 from txtcmu.kernel.sysfs import UIODevice
 from txtcmu.lun.device import OPEN_PATIENCE, State
+from txtcmu.lun.reconfig import CHANGE_PATIENCE
 from txtcmu.lun.target import Settings
 from txtcmu.service import REJOIN_DELAY, REMOVE_PATIENCE, Kernel, TcmuService
 from txtcmu.testing.fakekernel import FakeKernel
@@ -25,6 +31,7 @@ from txtcmu.testing.rig import FakeTarget, OneBackstore
 
 ADDED, REMOVED, RECONFIG = 1, 2, 3
 ADDED_DONE, REMOVED_DONE, RECONFIG_DONE = 4, 5, 6
+DEV_CFG, DEV_SIZE, WRITECACHE = 4, 5, 6
 SIZE = 1 << 20
 
 
@@ -54,6 +61,7 @@ class Host:
         self.netlink = FakeTCMUser()
         self.monitor = FakeMonitor()
         self.present: dict[int, UIODevice] = {}
+        self.discovered: list[UIODevice] = []
         self.targets: dict[int, FakeTarget] = {}
         self.kernels: list[FakeKernel] = []
         self.waiting: dict[int, Deferred[UIODevice]] = {}
@@ -67,15 +75,33 @@ class Host:
             thread_pool=lambda reactor: reactor.getThreadPool(),
             netlink=lambda reactor, consumer: NetlinkListener(reactor, consumer, self.netlink.factory),
             monitor=lambda *_: self.monitor,  # type: ignore[arg-type]
-            discover=lambda: list(self.present.values()),
+            log=lambda reactor, consumer: KernelLog(reactor, consumer, self.make_log),
+            discover=lambda: [*self.present.values(), *self.discovered],
             wait_for=lambda _, minor: succeed(self.present[minor]) if minor in self.present else self.waiting[minor],
             target=lambda uio: self.targets[uio.minor],
         )
         factories = {"disk": self.disk, "tape": self.tape}
         return TcmuService(self.reactor, factories, Configuration(), drain_timeout, replies, kernel)
 
+    def make_log(self) -> FakeLog:
+        self.kmsg = FakeLog()
+        return self.kmsg
+
     def start(self) -> None:
         self.service.startService()
+        self.settle()
+
+    def break_ring(self, kernel: FakeKernel) -> None:
+        """Have the kernel flag a ring broken, and log what it logs then."""
+        written, kernel.broken = kernel.written, True
+
+        def complaining() -> None:
+            if kernel.broken:
+                self.kmsg.put(COMPLAINS)
+            written()
+
+        kernel.written = complaining  # type: ignore[method-assign]
+        self.kmsg.put(BREAKS)
         self.settle()
 
     def settle(self) -> None:
@@ -306,16 +332,6 @@ class EventTests(ServiceTestCase):
         third = self.host.add(4)
         self.assertTrue(self.host.serves(third))
 
-    def test_reconfig(self) -> None:
-        """A change of a live device is refused, whatever it is, and the device goes on."""
-        self.host.start()
-        kernel = self.host.add(4)
-        self.host.answers()
-        for attribute, value in ((4, b"disk/b\0"), (5, pack("=Q", 4096)), (6, b"\0")):
-            self.host.event(RECONFIG, 4, "disk/a", {attribute: value})
-            self.assertEqual(self.host.answers(), [(RECONFIG_DONE, 4, -errno.EOPNOTSUPP)])
-        self.assertTrue(self.host.serves(kernel))
-
     def test_answer_refused(self) -> None:
         """An answer that the kernel does not take is logged; the device is served on."""
         self.host.start()
@@ -323,6 +339,219 @@ class EventTests(ServiceTestCase):
         kernel = self.host.add(4)
         self.host.netlink.error = 0
         self.assertTrue(self.host.serves(kernel))
+
+
+class ResizableBackstore(ScriptedBackstore):
+    """A disk that can be resized, at once or as the script says."""
+
+    def resize(self, size: int) -> Any:
+        self.calls.append(("resize", size))
+        if "resize" in self.script:
+            return self.script["resize"](size)
+        self.size = size
+        return None
+
+
+classImplements(ResizableBackstore, IResizable)
+
+
+class ReconfigTests(ServiceTestCase):
+    """Whatever RECONFIG brings, it is answered, and once."""
+
+    def change(self, minor: int, attribute: int, value: bytes) -> list[tuple[int, int, int]]:
+        """Announce a change; return the answers."""
+        self.host.answers()
+        self.host.event(RECONFIG, minor, "disk/a", {attribute: value})
+        return self.host.answers()
+
+    def resize(self, size: int) -> list[tuple[int, int, int]]:
+        return self.change(4, DEV_SIZE, pack("=Q", size))
+
+    def answered(self, status: int) -> list[tuple[int, int, int]]:
+        return [(RECONFIG_DONE, 4, status)]
+
+    def test_changes(self) -> None:
+        """Size, write cache and dev_config change what the device is, and are answered with 0."""
+        self.host.disk.backstore = disk = ResizableBackstore(SIZE)
+        self.host.disk.options = frozenset({"colour"})
+        self.host.start()
+        kernel = self.host.add(4)
+        device = self.host.service.devices[4]
+        self.assertEqual(self.resize(2 * SIZE), self.answered(0))
+        self.assertEqual((disk.size, device.unit.blocks), (2 * SIZE, 2 * SIZE // 512))
+        self.assertEqual(self.change(4, WRITECACHE, b"\0"), self.answered(0))
+        self.assertFalse(device.unit.write_cache)
+        self.assertEqual(self.change(4, DEV_CFG, b"disk/a;colour=red\n\0"), self.answered(0))
+        self.assertEqual(str(device.config), "disk/a;colour=red")
+        codes = []
+        for _ in range(3):
+            command = FakeInitiator(kernel).test_unit_ready()
+            self.host.settle()
+            codes.append(command.sense_code)
+        self.assertEqual(codes, [(6, 0x2A, 9), (6, 0x2A, 1), None])
+
+    def test_changes_nothing(self) -> None:
+        """What is so already is answered with 0, on any device that is being served."""
+        self.host.start()
+        kernel = self.host.add(4)
+        for attribute, value in ((DEV_SIZE, pack("=Q", SIZE)), (WRITECACHE, b"\1"), (DEV_CFG, b"disk/a\0")):
+            self.assertEqual(self.change(4, attribute, value), self.answered(0))
+        self.assertTrue(self.host.serves(kernel))
+        self.assertEqual(self.host.disk.opened, 1)
+
+    def test_refused(self) -> None:
+        """What cannot be is answered with EINVAL, and the device goes on as it was."""
+        self.host.start()
+        kernel = self.host.add(4)
+        for size in (0, 512 * 3 + 1, 2 * SIZE):  # the last one for lack of IResizable
+            self.assertEqual(self.resize(size), self.answered(-errno.EINVAL), size)
+        for dev_config in (b"disk\0", b"tape/a\0", b"disk/b\0", b"disk/a;colour=red\0", b"nope/a\0", b"\0", b"\xff/\0"):
+            self.assertEqual(self.change(4, DEV_CFG, dev_config), self.answered(-errno.EINVAL), dev_config)
+        self.assertTrue(self.host.serves(kernel))
+
+    def test_not_served(self) -> None:
+        """A device that is not there, not open yet, or not ready, cannot be changed now: EBUSY."""
+        self.host.start()
+        self.assertEqual(self.resize(2 * SIZE), self.answered(-errno.EBUSY))
+        self.host.disk.backstore = Deferred()
+        self.host.add(4)
+        self.assertEqual(self.resize(2 * SIZE), self.answered(-errno.EBUSY))
+        self.host.disk.backstore.errback(NotReadyError("away"))
+        self.host.settle()
+        self.assertEqual(self.host.service.devices[4].state, State.DEGRADED)
+        for attribute, value in ((DEV_SIZE, pack("=Q", 2 * SIZE)), (WRITECACHE, b"\0")):
+            self.assertEqual(self.change(4, attribute, value), self.answered(-errno.EBUSY))
+
+    def test_before_it_is_attached(self) -> None:
+        """A change that comes while the device's attributes are still being read is refused, not an error of ours."""
+        self.host.start()
+        self.host.reactor.hold_threads()
+        self.host.device(4)
+        self.host.event(ADDED, 4)
+        for attribute, value in ((DEV_SIZE, pack("=Q", SIZE)), (WRITECACHE, b"\0"), (DEV_CFG, b"disk/a;b=c\0")):
+            self.assertEqual(self.change(4, attribute, value), self.answered(-errno.EBUSY))
+        self.host.reactor.release_threads()
+        self.host.settle()
+
+    def test_bug_of_a_handler(self) -> None:
+        """A backstore that raises what it should not fails the change, and it is answered."""
+
+        def bug(_: int) -> None:
+            raise LookupError("a bug")
+
+        self.host.disk.backstore = ResizableBackstore(SIZE, resize=bug)
+        self.host.start()
+        self.host.add(4)
+        self.assertEqual(self.resize(2 * SIZE), self.answered(-errno.EIO))
+        self.flushLoggedErrors(LookupError)
+
+    def test_hangs(self) -> None:
+        """A backstore that hangs fails the change in bounded time; until it lets go, others are EBUSY."""
+        resize = Later(Held)
+        self.host.disk.backstore = disk = ResizableBackstore(SIZE, resize=resize)
+        self.host.start()
+        kernel = self.host.add(4)
+        self.assertEqual(self.resize(2 * SIZE), [])
+        self.host.reactor.advance(CHANGE_PATIENCE)
+        self.host.settle()
+        self.assertEqual(self.host.answers(), self.answered(-errno.EBUSY))
+        self.assertEqual(self.resize(2 * SIZE), self.answered(-errno.EBUSY))
+        self.assertTrue(self.host.serves(kernel))
+        disk.size = 2 * SIZE  # an hour later
+        disk.script.clear()
+        resize.made[0].callback(None)
+        self.host.settle()
+        self.assertEqual((disk.size, self.host.service.devices[4].unit.blocks), (SIZE, SIZE // 512))
+        self.assertEqual((self.host.answers(), self.resize(2 * SIZE)), ([], self.answered(0)))
+
+    def test_removed_meanwhile(self) -> None:
+        """A device that is removed while it is changed: both are answered, once each."""
+        results: list[Any] = [None, Deferred()]  # the second one takes back
+        self.host.disk.backstore = ResizableBackstore(SIZE, resize=lambda _: results.pop())
+        self.host.start()
+        self.host.add(4)
+        self.assertEqual(self.resize(2 * SIZE), [])
+        self.host.remove(4)
+        self.host.reactor.advance(REMOVE_PATIENCE)
+        self.host.settle()
+        self.host.reactor.advance(CHANGE_PATIENCE)
+        self.host.settle()
+        self.assertEqual(sorted(self.host.answers()), [(REMOVED_DONE, 4, 0), (RECONFIG_DONE, 4, -errno.EBUSY)])
+        self.assertEqual(self.host.service.devices, {})
+
+    def test_without_replies(self) -> None:
+        """A kernel that does not wait has taken what was refused: the log says so, and the device stays as it is."""
+        self.host.start()
+        kernel = self.host.add(4)
+        self.host.netlink.announce(
+            RECONFIG, 104, {1: b"tcm-user/0/vol4/disk/a\0", 2: pack("=I", 4), DEV_SIZE: pack("=Q", 2 * SIZE)}
+        )
+        with capturedLogs() as events:
+            self.host.settle()
+        self.assertTrue(any("take it back" in event["log_format"] for event in events))
+        self.assertTrue(self.host.serves(kernel))
+
+
+class BrokenTests(ServiceTestCase):
+    """Rings that the kernel calls broken, of which only its log knows."""
+
+    def test_mended(self) -> None:
+        """The one whose ring is broken is found and mended, and no other one is touched."""
+        self.host.start()
+        kernels = [self.host.add(minor) for minor in range(3)]
+        self.host.break_ring(kernels[1])
+        self.assertTrue(all(self.host.serves(kernel) for kernel in kernels))
+        resets = [self.host.targets[minor].calls.count("reset_ring") for minor in range(3)]
+        self.assertEqual(resets, [0, 1, 0])
+
+    def test_not_ours(self) -> None:
+        """The ring of another daemon's device is none of our business."""
+        self.host.start()
+        kernels = [self.host.add(minor) for minor in range(2)]
+        self.host.kmsg.put(BREAKS)
+        self.host.settle()
+        self.assertTrue(all(self.host.serves(kernel) for kernel in kernels))
+        self.assertTrue(all("reset_ring" not in self.host.targets[minor].calls for minor in range(2)))
+
+    def test_while_opening(self) -> None:
+        """A device that is not attached yet is not asked."""
+        self.host.start()
+        self.host.reactor.hold_threads()
+        self.host.device(4)
+        self.host.event(ADDED, 4)
+        self.host.kmsg.put(BREAKS)
+        self.host.settle()
+        self.host.reactor.release_threads()
+        self.host.settle()
+        self.assertEqual(self.host.answers(), [(ADDED_DONE, 4, 0)])
+
+    def test_removed_while_mending(self) -> None:
+        """REMOVED of a device that waits for its backstore to be mended is answered in time, without a reset."""
+        write = Later(Held)
+        self.host.disk.backstore = ScriptedBackstore(SIZE, write=write)
+        self.host.start()
+        kernel = self.host.add(4)
+        FakeInitiator(kernel).write(0, bytes(512))
+        self.host.settle()
+        self.host.break_ring(kernel)
+        self.host.answers()
+        self.host.remove(4)
+        self.host.reactor.pump([REMOVE_PATIENCE] * 2)
+        self.assertEqual(self.host.answers(), [(REMOVED_DONE, 4, 0)])
+        write.made[0].callback(None)
+        self.host.settle()
+        self.assertEqual(self.host.service.devices, {})
+        self.assertNotIn("reset_ring", self.host.targets[4].calls)
+        kernel.reset_ring(1)
+
+    def test_removed_while_opening(self) -> None:
+        """REMOVED of a device whose backstore is still being opened is answered when that is called off."""
+        self.host.disk.backstore = Deferred()
+        self.host.start()
+        self.host.add(4)
+        self.host.remove(4)
+        self.assertEqual(sorted(self.host.answers()), [(ADDED_DONE, 4, 0), (REMOVED_DONE, 4, 0)])
+        self.assertEqual(self.host.service.devices, {})
 
 
 class ScanTests(ServiceTestCase):
@@ -393,6 +622,17 @@ class ScanTests(ServiceTestCase):
         self.host.start()
         self.assertEqual(list(self.host.service.devices), [4])
         self.assertEqual(len(self.flushLoggedErrors(KeyError)), 2)
+
+    def test_node_appears_late(self) -> None:
+        """A device that is found before its node is there is waited for."""
+        kernel = self.host.device(4, enabled=True)
+        node = self.host.waiting[4] = Deferred()
+        found = self.host.present.pop(4)
+        self.host.discovered = [found]
+        self.host.start()
+        self.assertEqual(self.host.targets[4].calls, [])
+        node.callback(found)
+        self.assertTrue(self.host.serves(kernel))
 
     def test_events_lost(self) -> None:
         """When events were lost, devices are looked for again; those served already are left alone."""

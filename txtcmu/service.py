@@ -19,7 +19,8 @@ from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from txtcmu.config import Configuration
-from txtcmu.errors import ConfigError, KernelError, TCMUError
+from txtcmu.errors import BusyError, ConfigError, KernelError, NotReadyError, RingError, TCMUError
+from txtcmu.kernel.kmsg import KernelLog, KernelLogConsumer
 from txtcmu.kernel.netlink import NetlinkConsumer, NetlinkListener
 from txtcmu.kernel.sysfs import UIOConsumer, UIODevice, UIOMonitor, discover, parse_name, wait_for
 from txtcmu.kernel.tcm_user import DeviceEvent
@@ -50,6 +51,7 @@ class Kernel:
 
     netlink: Callable[[Any, NetlinkConsumer], NetlinkListener] = NetlinkListener
     monitor: Callable[[Any, UIOConsumer], UIOMonitor] = UIOMonitor
+    log: Callable[[Any, KernelLogConsumer], KernelLog] = KernelLog
     discover: Callable[[], list[UIODevice]] = discover
     wait_for: Callable[[Any, int], Deferred[UIODevice]] = wait_for
     target: Callable[[UIODevice], Target] = KernelTarget
@@ -88,6 +90,7 @@ class TcmuService(Service):
         self._kernel = kernel
         self._netlink = kernel.netlink(reactor, self)
         self._monitor = kernel.monitor(reactor, self)
+        self._kernel_log = kernel.log(reactor, self)
         self._pool = kernel.thread_pool(reactor)
         self._threads = Threads(reactor, self._pool)
         self._rejoining: Any = None
@@ -108,6 +111,7 @@ class TcmuService(Service):
         self._netlink.start()
         self._pool.start()
         super().startService()  # type: ignore[no-untyped-call]
+        self._kernel_log.start()
         try:
             self._monitor.start()
         except Exception:
@@ -130,6 +134,7 @@ class TcmuService(Service):
             self._log.warn("{device}: given up, its backstore is still busy", device=device)
         await within(self._reactor, self._drain_timeout, DeferredList(list(self._answers)))
         self._monitor.stop()
+        self._kernel_log.stop()
         self._netlink.stop()
         if self._rejoining is not None:
             self._rejoining.cancel()
@@ -164,22 +169,30 @@ class TcmuService(Service):
         await self._netlink.added_done(event.device_id, await opening if in_time else 0)
 
     async def _find_and_open(self, minor: int) -> None:
-        uio = await self._kernel.wait_for(self._reactor, minor)
+        try:
+            uio = await self._kernel.wait_for(self._reactor, minor)
+        except KernelError as error:
+            self._log.error("{error}", error=error)
+            raise
         device = self.devices.get(minor)
         if device is not None and device.closing:
             del self.devices[minor]  # it had this number before
         await self._open(uio)
 
-    async def _status(self, opening: Awaitable[None], name: str) -> int:
-        """Return what to answer whoever enables the device: 0 when it is open, or a negative errno."""
+    async def _status(self, step: Awaitable[None], name: str) -> int:
+        """Return what to answer whoever waits for ``step``: 0 when it is done, or a negative errno."""
         try:
-            await opening
+            await step
         except ConfigError:
             return -errno.EINVAL
+        except (BusyError, NotReadyError):
+            return -errno.EBUSY
         except TCMUError:
             return -errno.EIO
+        except OSError as error:
+            return -(error.errno or errno.EIO)
         except Exception:
-            self._log.failure("opening {name}", name=name)
+            self._log.failure("answering for {name}", name=name)
             return -errno.EIO
         return 0
 
@@ -202,10 +215,30 @@ class TcmuService(Service):
         await self._netlink.removed_done(event.device_id)
 
     def device_reconfigured(self, event: DeviceEvent) -> None:
-        """Live changes are refused, so that the kernel keeps what was."""
+        """Something of a live device is to change: change it, or refuse it, so that the kernel keeps what was."""
         if self._is_ours(event):
-            refused = self._netlink.reconfig_done(event.device_id, -errno.EOPNOTSUPP)
-            refused.addErrback(self._log_error, f"answering for {event.name}")
+            self._answer(event, self._reconfigure(event))
+
+    async def _reconfigure(self, event: DeviceEvent) -> None:
+        status = await self._status(self._change(event), event.name)
+        if not await self._netlink.reconfig_done(event.device_id, status) and status:
+            # Nobody waited, since replies are off, and so nobody heard.
+            self._log.warn("{name}: the kernel has taken a change that was refused; take it back", name=event.name)
+
+    async def _change(self, event: DeviceEvent) -> None:
+        device = self.devices.get(event.minor)
+        try:
+            if device is None or device.closing or not device.admitted:
+                raise BusyError("the device is not being served")
+            if event.dev_size is not None:
+                await device.resize(event.dev_size)
+            elif event.write_cache is not None:
+                await device.cache_writes(event.write_cache)
+            elif event.dev_config is not None:
+                await device.reopen(self._configuration.device_config(event.dev_config.rstrip("\n")))
+        except (TCMUError, OSError) as error:
+            self._log.error("{name}: change refused: {error}", name=event.name, error=error)
+            raise
 
     def netlink_lost(self, error: BaseException) -> None:
         """Nobody is answered until events are heard again; devices are served meanwhile."""
@@ -238,7 +271,7 @@ class TcmuService(Service):
             adopted.addErrback(self._log_error, f"answering for {uio.name}")
 
     async def _open_and_answer(self, uio: UIODevice) -> None:
-        status = await self._status(self._open(uio), uio.name)
+        status = await self._status(self._find_and_open(uio.minor), uio.name)
         # Whoever enabled it may still be waiting for a daemon that died; but a second answer could hit, and so lose
         # for ever, whoever waits for something else by then.
         device_id = await self._threads.run(self._kernel.target(uio).pending)
@@ -259,6 +292,14 @@ class TcmuService(Service):
 
     def uio_removed(self, minor: int) -> None:
         """A UIO device is gone: its reader sees that by itself, and a new one may have the number already."""
+
+    # What the kernel's log tells (KernelLogConsumer)
+
+    def a_ring_is_broken(self) -> None:
+        """A ring is broken, and the kernel does not say whose: mend those that it complains of when they are rung."""
+        for device in list(self._open_devices):
+            if self._kernel_log.complains(device.doorbell):
+                device.ring_broken(RingError("the kernel heeds no completion in it (see dmesg)"))
 
     # Devices
 

@@ -13,7 +13,7 @@ import pytest
 from tests.kernel.daemon import CMD_TIME_OUT, Daemon, disk, wait_until
 from tests.kernel.plugins.txtcmu.plugins.stuck import RELEASE
 from tests.kernel.sgio import sg_io
-from txtcmu.lun.device import DEADLINE_SHARE
+from txtcmu.lun.attachment import DEADLINE_SHARE
 
 SIZE = 16 << 20
 GOOD, BUSY, TASK_SET_FULL = 0x00, 0x08, 0x28

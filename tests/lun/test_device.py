@@ -31,14 +31,14 @@ from txtcmu.errors import (
     KernelError,
     MediumError,
     NotReadyError,
-    RingError,
     SpaceExhaustedError,
     TCMUError,
 )
 from txtcmu.interfaces import ICommandHandler
 from txtcmu.iovec import scatter
 from txtcmu.kernel import abi
-from txtcmu.lun.device import BUSY_PATIENCE, COMMAND_PATIENCE, OPEN_PATIENCE, State
+from txtcmu.lun.attachment import BUSY_PATIENCE
+from txtcmu.lun.device import COMMAND_PATIENCE, OPEN_PATIENCE, State
 from txtcmu.testing.rig import Rig
 
 SIZE = 1 << 20
@@ -376,7 +376,7 @@ class ServeTests(_TestCase):
         before = rig.initiator.inquiry(0xB2)
         rig.settle()
         rig.factory.backstore = NotReadyError("away")
-        rig.device._medium.lose(NotReadyError("gone"))
+        rig.device.medium.lose(NotReadyError("gone"))
         unmap, after = rig.initiator.unmap((0, 8)), rig.initiator.inquiry(0xB2)
         rig.settle()
         self.assertEqual(unmap.sense_code, BECOMING_READY)
@@ -392,22 +392,6 @@ class ServeTests(_TestCase):
         self.assertEqual(rig.factory.opened, 1)
         rig.close()
         self.assertEqual(backstore.names, ["write", "close"])
-
-    def test_broken_ring(self) -> None:
-        """A ring that holds what it cannot stops its device, with a line in the log, and nothing else."""
-        rig = Rig(ScriptedBackstore())
-
-        def take() -> None:
-            raise RingError("impossible entry")
-
-        rig.device._ring.take = take  # type: ignore[method-assign]
-        rig.kernel.submit(bytes(6))
-        rig.settle()
-        self.assertEqual(rig.device.state, State.BROKEN)
-        self.assertEqual(rig.reactor.readers, [])
-        closed = rig.device.close(1)
-        rig.settle()
-        self.assertTrue(self.successResultOf(closed))
 
     def test_window_held_on_to(self) -> None:
         """A backstore whose export of a window outlives the command costs neither the command nor the device."""
@@ -636,7 +620,7 @@ class CloseTests(_TestCase):
         close = Later()
         lost = ScriptedBackstore(SIZE, close=close)
         rig = self.rig(lost)
-        rig.device._medium.lose(NotReadyError("gone"))
+        rig.device.medium.lose(NotReadyError("gone"))
         rig.reactor.advance(1)
         closed = self.close(rig)
         self.assertNoResult(closed)

@@ -248,7 +248,7 @@ class IdleTests(RigTestCase):
         """Idle is when the handler has let go of every command, those already answered included."""
         write = Later(Held)
         rig = self.rig(ScriptedBackstore(write=write))
-        tasks = rig.device._tasks
+        tasks = rig.device.tasks
         self.successResultOf(tasks.idle())
         kept, waiting = rig.initiator.write(0, BLOCK), rig.initiator.write(1, BLOCK)
         rig.settle()

@@ -7,7 +7,7 @@
                     v          v
                    DEGRADED  <-+      the backstore is away: NOT READY 04/01, opened again by itself
                    FENCED    <-+      another writer took over: NOT READY 04/03, until an operator acts
-                   BROKEN    <-+      the ring cannot be read: nothing is answered until it is reset
+                   BROKEN    <-+      the ring cannot be used: it is emptied and begun anew, by itself
 
 Commands go to the :class:`~txtcmu.interfaces.ICommandHandler` that the state calls for, so that no command looks at
 the state.  Everything that blocks, or can call back into the daemon, runs in a thread.
@@ -15,38 +15,24 @@ the state.  Everything that blocks, or can call back into the daemon, runs in a 
 
 from __future__ import annotations
 
-import errno
 from enum import Enum
-from inspect import iscoroutine
 from typing import Any, Final
 
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.task import deferLater
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from txtcmu.devconfig import DeviceConfig, DeviceParameters
-from txtcmu.errors import (
-    BusyError,
-    CheckCondition,
-    ConfigError,
-    FencedError,
-    KernelError,
-    NotReadyError,
-    RingError,
-    TCMUError,
-    WriteProtectedError,
-)
+from txtcmu.errors import ConfigError, FencedError, KernelError, NotReadyError, RingError
 from txtcmu.interfaces import IBackstore, IBackstoreFactory, ICommandHandler
-from txtcmu.kernel.ring import TaskManagement, open_ring
-from txtcmu.kernel.uio import UIO, RingReader
-from txtcmu.lun.commands import UNREAD, BlockCommands, NotReadyCommands, changes_medium
+from txtcmu.lun.attachment import Attachment
+from txtcmu.lun.commands import UNREAD, BlockCommands, NotReadyCommands
+from txtcmu.lun.dispatch import Dispatcher
 from txtcmu.lun.medium import Medium
+from txtcmu.lun.reconfig import Reconfiguration
 from txtcmu.lun.target import Target
-from txtcmu.lun.tasks import Task, TaskSet
+from txtcmu.lun.tasks import TaskSet
 from txtcmu.results import Promise, as_deferred, within
-from txtcmu.scsi.constants import BUSY, GOOD, NOT_READY, TASK_ABORTED
-from txtcmu.scsi.sense import sense_of
+from txtcmu.scsi.constants import BUSY
 from txtcmu.scsi.unit import LogicalUnit
 from txtcmu.threads import Threads
 
@@ -57,11 +43,10 @@ OPEN_PATIENCE: Final = 10.0
 #: Seconds that commands then wait silently, before they are told NOT READY: an initiator that scans a disk which is
 #: not ready keeps for good what it is told then, and does without what only the open backstore can tell.
 COMMAND_PATIENCE: Final = 10.0
-#: Seconds that a device waits for another process to leave it: a predecessor that drains, or dies.
-BUSY_PATIENCE: Final = 30.0
-_BUSY_RETRY: Final = 0.1
-#: Part of the kernel's cmd_time_out that a command may take before it is aborted here.
-DEADLINE_SHARE: Final = 0.8
+#: Seconds before a ring is mended, the first time and when it keeps breaking.
+MEND_DELAYS: Final = (0.0, 1.0, 5.0, 30.0)
+#: Seconds after which a ring that was mended counts as sound.
+_SOUND: Final = 60.0
 
 
 class State(Enum):
@@ -78,8 +63,6 @@ class State(Enum):
 
 
 _LIVE: Final = frozenset({State.OPENING, State.SERVING, State.DEGRADED, State.FENCED})
-# Ends of commands that are nothing to report: the initiator asked for it, or was asked to come again.
-_EXPECTED: Final = (CheckCondition, WriteProtectedError, BusyError, CancelledError)
 
 
 class Device:
@@ -98,15 +81,33 @@ class Device:
         self._log = Logger(source=self)
         self._reactor = reactor
         self._target = target
-        self._in_kernel = threads.run
+        self._threads = threads
         self._factory = factory
+        # What the device would be if its ring were sound.
+        self._condition = State.OPENING
         self._attached = Promise()
         self._opened = Promise()
         self._closed = Promise()
+        self._left = Promise()
         self._closing = False
+        #: Commands are answered, if only with NOT READY.
+        self.admitted = False
+        self._held = False
+        self._mends = 0
+        self._mended = 0.0
+        self._mending: Promise | None = None
+        self._changes = Reconfiguration(reactor, self, self._log)
+        self.resize = self._changes.resize
+        self.cache_writes = self._changes.cache_writes
+        self.reopen = self._changes.reopen
 
     def __str__(self) -> str:
         return f"{self.name} ({self.config})"
+
+    @property
+    def serving(self) -> bool:
+        """Whether the backstore has the commands."""
+        return self.state is State.SERVING
 
     @property
     def closing(self) -> bool:
@@ -140,63 +141,74 @@ class Device:
         self._attached.resolve(True)
         if self._closing:
             return
-        opened = self._medium.open()
+        opened = self.medium.open()
         if await within(self._reactor, OPEN_PATIENCE, opened):
             problem = await opened
-            if isinstance(problem, ConfigError) and not self._settings.enabled:
+            if isinstance(problem, ConfigError) and not self.settings.enabled:
                 # Whoever enables the device waits for this: he is told, and nothing is left behind.
                 self.close(0)
                 await self.closed()
                 raise problem
-            self._read_ring(True)
+            self._admit(True)
         else:
-            within(self._reactor, COMMAND_PATIENCE, opened).addCallback(self._read_ring)
+            within(self._reactor, COMMAND_PATIENCE, opened).addCallback(self._admit)
 
-    def _read_ring(self, tried: bool) -> None:
+    def _admit(self, tried: bool) -> None:
         if not tried:
             self._log.warn("{device}: opening takes long; NOT READY until it ends", device=self)
-        if not self._closing:
-            self._reader.start()
+        self.admitted = True
+        self._read()
+
+    def hold(self, held: bool) -> None:
+        """Leave commands in the ring, or take them again."""
+        self._held = held
+        self._read()
+
+    def _read(self) -> None:
+        self._attachment.read(self.admitted and not self._held and not self._closing and self.state in _LIVE)
 
     async def _attach(self) -> None:
-        """Make the device ours: open it, empty its ring of what a dead daemon left, make reader and tasks."""
-        target = self._target
-        self._settings = settings = await self._in_kernel(target.settings)
+        """Make the device ours."""
+        self.settings = settings = await self._threads.run(self._target.settings)
         blocks = max(1, settings.size // settings.block_size)
-        self._unit = LogicalUnit(UNREAD, blocks, settings.block_size, max_transfer_blocks=settings.max_blocks)
-        self._uio = uio = await self._open_uio()
-        try:
-            if settings.enabled:
-                # Only now that nobody else can have it open.  What is in the ring cannot be resumed.
-                await self._in_kernel(target.reset_ring)
-            await self._in_kernel(target.want_task_management)
-            self._ring = ring = open_ring(uio.memory, Task)
-        except Exception:
-            self._close_uio()
-            raise
-        self._reader = reader = RingReader(self._reactor, uio, ring, self)
-        deadline = DEADLINE_SHARE * settings.cmd_time_out if settings.cmd_time_out else None
-        self._tasks = TaskSet(self._reactor, ring, reader, self._command_failed, self._free_kept, deadline, self._log)
-        self._complete = self._tasks.complete
+        self.unit = LogicalUnit(UNREAD, blocks, settings.block_size, max_transfer_blocks=settings.max_blocks)
+        dispatcher = Dispatcher(settings.block_size, self._lost, self._log)
+        self._dispatcher = dispatcher
+        self.attentions = dispatcher.attentions
+        self.command_received = dispatcher.command_received
+        self.task_management_received = dispatcher.task_management_received
+        self._attachment = attachment = Attachment(
+            self._reactor,
+            self._target,
+            self._threads,
+            settings,
+            lambda: self._closing,
+            self,
+            dispatcher.command_failed,
+            self._log,
+        )
+        await attachment.open()
+        dispatcher.complete_in(attachment.tasks)
         self._unready(NotReadyError("being opened"))
-        self._medium = Medium(
-            self._reactor, self._open_backstore, self._tasks.idle, self._serve, self._degrade, self._log, str(self)
+        self.medium = Medium(
+            self._reactor, self._open_backstore, self._idle, self._serve, self._degrade, self._log, str(self)
         )
 
-    async def _open_uio(self) -> UIO:
-        deadline = self._reactor.seconds() + BUSY_PATIENCE
-        while True:
-            try:
-                return self._target.open_uio()
-            except KernelError as error:
-                busy = isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EBUSY
-                if not busy or self._closing or self._reactor.seconds() >= deadline:
-                    raise
-            await deferLater(self._reactor, _BUSY_RETRY)
+    @property
+    def tasks(self) -> TaskSet:
+        """The outstanding commands."""
+        return self._attachment.tasks
+
+    def _idle(self) -> Deferred[None]:
+        """Return a Deferred that fires when neither a command nor a change uses the backstore."""
+        return self.tasks.idle().addCallback(lambda _: self._changes.released())
+
+    def _lost(self, error: BaseException) -> None:
+        self.medium.lose(error)
 
     async def _open_backstore(self) -> Any:
         self.config.refuse_unknown(self._factory.options)
-        settings = self._settings
+        settings = self.settings
         if settings.size % settings.block_size:
             raise ConfigError(
                 f"{settings.size} bytes are no whole number of blocks of {settings.block_size}: mend --size"
@@ -204,22 +216,32 @@ class Device:
         parameters = DeviceParameters(self.config, settings.size, settings.block_size, self._reactor, self._log)
         return await as_deferred(self._factory.open(parameters))
 
+    async def check_config(self, config: DeviceConfig) -> None:
+        """Raise :class:`ConfigError` if its handler would have nothing to do with ``config``."""
+        config.refuse_unknown(self._factory.options)
+        problem = await as_deferred(self._factory.check(config))
+        if problem is not None:
+            raise ConfigError(str(problem))
+
     def _serve(self, backstore: Any) -> None:
         """Let ``backstore`` have the commands from now on.  :raise ConfigError: it is not one for this LUN."""
         if ICommandHandler.providedBy(backstore):
-            self._handle = backstore.handle
+            self.attentions.guard(backstore.handle)
         else:
             self._check_backstore(backstore)
-            commands = BlockCommands(backstore, self._settings, self._read_identity)
-            self._handle, self._unit = commands.handle, commands.unit
+            commands = BlockCommands(
+                self._reactor, backstore, self.settings, self._read_identity, self.unit.write_cache
+            )
+            self.unit = commands.unit
+            self.attentions.guard(commands.handle)
         self._become(State.SERVING)
 
     def _check_backstore(self, backstore: Any) -> None:
         if not IBackstore.providedBy(backstore):
             raise ConfigError(f"handler {self.config.handler} opened {backstore!r}, which does not provide IBackstore")
-        if backstore.size != self._settings.size:
+        if backstore.size != self.settings.size:
             raise ConfigError(
-                f"{self.config} holds {backstore.size} bytes but the LUN has {self._settings.size}:"
+                f"{self.config} holds {backstore.size} bytes but the LUN has {self.settings.size}:"
                 f" make the LUN again with --size {backstore.size}"
             )
 
@@ -228,75 +250,67 @@ class Device:
         self._unready(error)
 
     def _become(self, state: State) -> None:
+        self._condition = state
         if self.state in _LIVE and state is not self.state:
             self.state = state
             self._log.info("{device}: {state}", device=self, state=state.value)
 
     def _unready(self, error: BaseException) -> None:
-        self._handle = NotReadyCommands(self._unit, error, self._read_identity).handle
+        self.attentions.guard(NotReadyCommands(self.unit, error, self._read_identity).handle)
 
     def _read_identity(self) -> Deferred[Any]:
-        return self._in_kernel(self._target.identity)
+        return self._threads.run(self._target.identity)
 
-    # What the ring reader calls (RingConsumer); the first of these is the hot path.
-
-    def command_received(self, task: Task) -> None:
-        """Hand ``task`` to the handler, and complete it or wait for its Deferred."""
-        try:
-            result = self._handle(task)
-        except BaseException as error:  # out of here it would take the reader away from the reactor
-            self._command_failed(task, error)
-            return
-        if result is None:
-            self._complete(task, GOOD)
-        elif isinstance(result, Deferred) or iscoroutine(result):
-            self._tasks.wait(task, as_deferred(result))
-        else:
-            self._tasks.end(task, result)
-
-    def task_management_received(self, request: TaskManagement) -> None:
-        """Abort the tasks that ``request`` names; the kernel answers the initiator."""
-        self._log.warn(
-            "{device}: {function} of {count} commands", device=self, function=request.name, count=len(request.commands)
-        )
-        self._tasks.abort_these(request.commands, TASK_ABORTED)  # type: ignore[arg-type]  # the ring makes Tasks
+    # What becomes of the ring (RingConsumer, beside what the dispatcher does)
 
     def device_lost(self) -> None:
         """The kernel has unregistered the device."""
         self._log.info("{device}: removed by the kernel", device=self)
         self.close(0)
 
+    def doorbell(self) -> None:
+        """Have the kernel look at the ring, if there is one in use."""
+        if self.admitted and self.state in _LIVE:
+            self._attachment.doorbell()
+
     def ring_broken(self, error: RingError) -> None:
-        """The ring holds what it cannot hold."""
-        self._become(State.BROKEN)
-        self._log.critical(
-            "{device}: the ring is broken, restart the daemon to reset it: {error}", device=self, error=error
-        )
+        """The ring holds what it cannot hold, or the kernel says so: nothing more can be done in it; mend it."""
+        if self.state in _LIVE and not self._closing:
+            self.state = State.BROKEN
+            self._log.error("{device}: the ring is broken: {error}", device=self, error=error)
+            self._mending = mending = Promise()
+            mended = Deferred.fromCoroutine(self._mend())
+            mended.addErrback(lambda failure: self._log.failure("{device}: mending the ring", failure, device=self))
+            mended.addBoth(mending.resolve)
 
-    # Endings of commands
+    async def _mend(self) -> None:
+        """Begin the ring anew: its windows go to other commands then, so first every handler has to let go.
 
-    def _command_failed(self, task: Task, error: BaseException) -> None:
-        try:
-            status, sense = sense_of(error, writing=changes_medium(task.cdb), block_size=self._settings.block_size)
-            sense_data = b"" if sense is None else sense.fixed()
-        except Exception as impossible:  # a sense key of 300, say
-            self._command_failed(task, impossible)
-            return
-        self._complete(task, status, sense_data)
-        if sense is not None and sense.key == NOT_READY and not isinstance(error, CheckCondition):
-            self._medium.lose(error)
-        elif isinstance(error, TCMUError | OSError | CancelledError):
-            if not isinstance(error, _EXPECTED):
-                self._log.error("{device}: CDB {cdb}: {error}", device=self, cdb=task.cdb.hex(), error=error)
-        else:
-            failure = Failure(error)  # type: ignore[no-untyped-call]
-            self._log.failure("{device}: CDB {cdb} failed", failure, device=self, cdb=task.cdb.hex())
-
-    def _free_kept(self, cmd_id: int) -> None:
-        if self._closing:
-            return  # closing the device frees it, and nobody may touch configfs while a removal waits for us
-        freeing = self._in_kernel(self._target.free_kept_buf, cmd_id)
-        freeing.addErrback(lambda failure: self._log.failure("{device}: freeing a kept buffer", failure, device=self))
+        One that breaks again and again is mended more and more seldom.
+        """
+        await self._attachment.abandon()
+        if self._reactor.seconds() - self._mended > _SOUND:
+            self._mends = 0
+        while not self._closing:
+            delay = MEND_DELAYS[min(self._mends, len(MEND_DELAYS) - 1)]
+            self._mends += 1
+            if delay and await within(self._reactor, delay, self._left.wait()):
+                return
+            if self._attachment.gone:
+                self.device_lost()
+                return
+            try:
+                await self._attachment.renew()
+            except KernelError as error:
+                self._log.error("{device}: the ring cannot be mended: {error}", device=self, error=error)
+            else:
+                break
+        self._mended = self._reactor.seconds()
+        self._dispatcher.complete_in(self.tasks)
+        if not self._closing:
+            self.state = self._condition
+            self._log.warn("{device}: the ring is mended; what was outstanding ended with BUSY", device=self)
+            self._read()
 
     # Closing
 
@@ -310,6 +324,7 @@ class Device:
         """
         if not self.closing:
             self._closing = True
+            self._left.resolve(None)
             if self.state is State.ANNOUNCED:
                 self._attached.resolve(False)
                 self._opened.resolve(None)
@@ -323,28 +338,18 @@ class Device:
             self.state = State.CLOSED
             return
         self.state = State.DRAINING
-        self._reader.stop()
-        if not await within(self._reactor, patience, self._tasks.idle()):
-            aborted = self._tasks.abort_all(BUSY)
+        self._read()
+        if not await within(self._reactor, patience, self._idle()):
+            aborted = self.tasks.abort_all(BUSY)
             if aborted:
                 self._log.warn("{device}: {aborted} commands were aborted", device=self, aborted=aborted)
-        self._reader.flush()
-        await self._tasks.idle()
-        self._tasks.stop()
-        await self._medium.close()
-        self._reader.flush()
-        self._ring.close()
-        self._close_uio()
+            self._changes.cancel()
+        self._attachment.flush()
+        if self._mending is not None:
+            await self._mending.wait()
+        await self._idle()
+        self.tasks.stop()
+        await self.medium.close()
+        self._attachment.close()
         self.state = State.CLOSED
         self._log.info("{device}: closed", device=self)
-
-    def _close_uio(self) -> None:
-        try:
-            self._uio.close()
-        except BufferError:
-            self._log.critical(
-                "{device}: somebody still holds a window of its ring, so the kernel keeps it busy until this daemon"
-                " ends; it is a mistake of handler {handler}",
-                device=self,
-                handler=self.config.handler,
-            )

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from txtcmu.errors import FencedError, TCMUError
+from txtcmu.errors import FencedError, NotReadyError, TCMUError
 from txtcmu.interfaces import ICommandHandler
 from txtcmu.results import Promise, as_deferred
 
@@ -31,6 +31,7 @@ class Medium:
     :param ready: called with each backstore that was opened; may refuse it by raising.
     :param away: called with the error when there is none, or none any more.
     :param name: of the device, for the log.
+    :ivar backstore: the one that is open, or ``None``.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Medium:
         self._away = away
         self._log = log
         self._name = name
-        self._backstore: Any = None
+        self.backstore: Any = None
         self._lost: Any = None
         self._attempt: Promise | None = None
         self._opening: Deferred[Any] | None = None
@@ -67,10 +68,20 @@ class Medium:
 
     def lose(self, error: BaseException) -> None:
         """A command has found the backstore gone: close it when it is idle, then open it anew."""
-        if self._backstore is None:
+        if self.backstore is None:
             return
-        self._lost, self._backstore = self._backstore, None
+        self._lost, self.backstore = self.backstore, None
         self._without(error, "the backstore is lost")
+
+    def reopen(self) -> Deferred[BaseException | None]:
+        """Close the backstore, which must be idle and flushed, and open it anew; see :meth:`open`."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.backstore is not None:
+            self._lost, self.backstore = self.backstore, None
+            self._away(NotReadyError("being opened anew"))
+        return self.open()
 
     async def close(self) -> None:
         """Flush and close the backstore, which must be idle, and try no more to open one.  Errors are logged."""
@@ -82,7 +93,7 @@ class Medium:
             self._opening.cancel()
         if self._attempt is not None:
             await self._attempt.wait()
-        backstore, self._backstore = self._backstore, None
+        backstore, self.backstore = self.backstore, None
         if backstore is not None:
             if not ICommandHandler.providedBy(backstore) and not backstore.read_only:
                 await self._quietly("flushing", backstore.flush)
@@ -97,7 +108,7 @@ class Medium:
             return None
         try:
             self._opening = Deferred.fromCoroutine(self._opened())
-            self._backstore = await self._opening
+            self.backstore = await self._opening
         except BaseException as error:  # whatever it is, it may have come from a handler
             if not self._closing:
                 self._without(error, "opening the backstore failed")

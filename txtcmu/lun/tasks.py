@@ -59,6 +59,19 @@ class Task(Command):
         self.buffers = []
 
 
+class _Nowhere:
+    """Ring and reader of tasks whose ring is lost: their ends are told to nobody."""
+
+    supports_keep_buf = False
+
+    def complete(self, task: Task, status: int, sense: bytes = b"") -> None:
+        """Give the windows back, and no more."""
+        task.release()
+
+    def completed(self) -> None:
+        """Tell nobody."""
+
+
 class TaskSet:
     """The outstanding tasks of one device on one ring.
 
@@ -81,8 +94,8 @@ class TaskSet:
         log: Logger,
     ) -> None:
         self._reactor = reactor
-        self._ring = ring
-        self._reader = reader
+        self._ring: Any = ring
+        self._reader: Any = reader
         self._failed = failed
         self._free_kept = free_kept
         self._deadline = deadline
@@ -91,6 +104,7 @@ class TaskSet:
         # In the order of arrival; kept ones stay until the handler lets go.
         self._waiting: dict[Task, None] = {}
         self._idle: list[Deferred[None]] = []
+        self._passing: list[tuple[list[Task], Deferred[None]]] = []
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -144,6 +158,30 @@ class TaskSet:
         for task in reversed(tasks):
             self.abort(task, status)
 
+    def abandon(self) -> None:
+        """Cancel every task of a ring that is lost.
+
+        Nothing is written to the ring any more, not even when a handler lets go of what was kept; :meth:`idle` tells
+        when they all have, and the windows may be given to others.
+        """
+        self._ring = self._reader = _Nowhere()
+        for task in self._waiting:
+            if task.aborted == _KEPT:
+                task.aborted = c.BUSY
+        self.abort_all(c.BUSY)
+
+    @property
+    def waiting(self) -> list[Task]:
+        """The tasks that no handler has let go of yet, oldest first."""
+        return list(self._waiting)
+
+    def passed(self, tasks: list[Task]) -> Deferred[None]:
+        """Return a Deferred that fires when the handlers have let go of ``tasks``, whatever came after them."""
+        passed: Deferred[None] = Deferred()
+        self._passing.append((tasks, passed))
+        self._check_passed()
+        return passed
+
     def idle(self) -> Deferred[None]:
         """Return a Deferred that fires when every handler has let go of every task."""
         if not self._waiting:
@@ -183,7 +221,16 @@ class TaskSet:
         self._free_kept(task.cmd_id)
         return False
 
+    def _check_passed(self) -> None:
+        for each in list(self._passing):
+            tasks, passed = each
+            if not any(task in self._waiting for task in tasks):
+                self._passing.remove(each)
+                passed.callback(None)
+
     def _check_idle(self) -> None:
+        if self._passing:
+            self._check_passed()
         if self._waiting:
             return
         idle, self._idle = self._idle, []

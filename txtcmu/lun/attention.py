@@ -1,0 +1,64 @@
+"""Unit attentions (SAM-6, Unit attention conditions): what an initiator must be told before its next command counts.
+
+TCMU tells nothing of who sent a command, so each condition is reported once for the whole device, to whoever comes
+first.  That is the best to be had, and what other TCMU daemons do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from txtcmu.errors import CheckCondition
+from txtcmu.interfaces import ICommand
+from txtcmu.iovec import scatter
+from txtcmu.scsi import constants as c
+from txtcmu.scsi.sense import Sense, request_sense
+
+__all__ = ["Attentions", "Handle"]
+
+#: :meth:`txtcmu.interfaces.ICommandHandler.handle`.
+Handle = Callable[[Any], Any]
+
+_INQUIRY: Final = 0x12
+_REPORT_LUNS: Final = 0xA0
+_REQUEST_SENSE: Final = 0x03
+
+
+class Attentions:
+    """The conditions of one device that nobody was told of yet, in front of whoever handles its commands.
+
+    While there are none, commands go to the handler directly and cost nothing here.
+
+    :param switch: called with the function that has the commands from now on.
+    """
+
+    def __init__(self, switch: Callable[[Handle], None]) -> None:
+        self._switch = switch
+        self._handle: Handle | None = None
+        self._pending: dict[tuple[int, int], None] = {}
+
+    def guard(self, handle: Handle) -> None:
+        """Have ``handle`` get the commands, once everything pending is reported."""
+        self._handle = handle
+        self._switch(self._report if self._pending else handle)
+
+    def establish(self, code: tuple[int, int]) -> None:
+        """Report additional sense code ``code`` with the next command; what is pending already is reported once."""
+        self._pending[code] = None
+        self._switch(self._report)
+
+    def _report(self, command: ICommand) -> Any:
+        """Handle ``command`` as SPC-5 wants it while a condition is pending, whichever handler is behind."""
+        assert self._handle is not None
+        opcode = command.cdb[0]
+        if opcode in (_INQUIRY, _REPORT_LUNS):
+            return self._handle(command)
+        code = next(iter(self._pending))
+        del self._pending[code]
+        if not self._pending:
+            self._switch(self._handle)
+        if opcode == _REQUEST_SENSE:
+            scatter(request_sense(command.cdb, Sense(c.UNIT_ATTENTION, *code)), command.buffers)
+            return None
+        raise CheckCondition(c.UNIT_ATTENTION, *code)
