@@ -12,7 +12,6 @@ from twisted.internet.defer import Deferred, DeferredList
 
 from txtcmu.errors import ObjectStoreError, PreconditionFailed, StoreUnavailable
 from txtcmu.objectstore.objects import MaybeMine, Receipt
-from txtcmu.objectstore.s3 import S3ObjectStore
 
 __all__ = ["probe"]
 
@@ -27,7 +26,7 @@ async def probe(store: Any, prefix: str) -> bool:
     :raise ObjectStoreError: it does not even honour those on PUT.
     :raise StoreUnavailable: requests went astray, so nothing can be said.
     """
-    if isinstance(store, S3ObjectStore):
+    if hasattr(store, "quote_etags"):  # it is S3; asking for the class would import what other stores do without
         await _learn_quotes(store, _name(prefix))
     rounds = [Deferred.fromCoroutine(_round(store, _name(prefix))) for _ in range(_ROUNDS)]
     results: list[tuple[bool, Any]] = await DeferredList(rounds, consumeErrors=True)
@@ -76,7 +75,7 @@ async def _race(store: Any, key: str, etag: str | None) -> str:
     return receipt.etag
 
 
-async def _learn_quotes(store: S3ObjectStore, key: str) -> None:
+async def _learn_quotes(store: Any, key: str) -> None:
     """Find out whether conditions take the etag in quotes, as the standard has it, or bare, as radosgw does."""
     etag = (await store.put(key, token_hex(8).encode())).etag
     if await _refuses(store.put(key, token_hex(8).encode(), if_match=etag)):
