@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from txtcmu.iovec import gather, scatter, zero, zero_from
+from txtcmu.iovec import first_difference, gather, scatter, zero, zero_from
 
 lengths = st.lists(st.integers(0, 40), max_size=8)
 
@@ -63,3 +63,14 @@ class IovecTests(SynchronousTestCase):
             [buffer] = windows([size])
             zero(buffer)
             self.assertEqual(self.content([buffer]), bytes(size))
+
+    @given(
+        st.binary(min_size=1, max_size=200), st.lists(st.tuples(st.integers(0, 199), st.integers(0, 255)), max_size=4)
+    )
+    def test_first_difference(self, data: bytes, changes: list[tuple[int, int]]) -> None:
+        """The first of all the bytes that differ is told, and none when nothing does."""
+        other = bytearray(data)
+        for at, byte in changes:
+            other[at % len(other)] = byte
+        differing = [at for at in range(len(data)) if data[at] != other[at]]
+        self.assertEqual(first_difference(bytearray(data), memoryview(other)), min(differing, default=None))

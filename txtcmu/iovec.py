@@ -57,3 +57,17 @@ def first(buffers: list[memoryview], length: int) -> list[memoryview]:
         windows.append(buffer[:length])
         length -= len(buffer)
     return windows
+
+
+def first_difference(one: bytearray, other: memoryview) -> int | None:
+    """Return the index of the first byte in which two of the same length differ, ``None`` when none does."""
+    if one == other:
+        return None
+    start, end = 0, len(one)
+    while end - start > 1:
+        middle = (start + end) // 2
+        if one[start:middle] == other[start:middle]:
+            start = middle
+        else:
+            end = middle
+    return start

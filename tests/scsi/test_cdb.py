@@ -67,7 +67,24 @@ class ReadWriteTests(SynchronousTestCase):
             self.assertEqual(refusal(rw, f"28 {protect} 00 00 00 00 00 00 01 00"), "05/24/00 cf 00 01")
             self.assertEqual(refusal(rw, f"8A {protect}" + " 00" * 14), "05/24/00 cf 00 01")
 
-    @given(st.sampled_from(["28", "2A", "88", "8A"]), st.binary(min_size=15, max_size=15))
+    def test_short_forms(self) -> None:
+        """The 6 byte forms have 21 bits of LBA, and 256 blocks for none; the 12 byte ones are as the others."""
+        self.assertEqual(rw("08 FF 23 45 03 00"), (0x1F2345, 3, 0))
+        self.assertEqual(rw("0A 01 23 45 00 00"), (0x12345, 256, 0))
+        self.assertEqual(rw("A8 00 00 01 23 45 00 00 01 02 00 00"), (0x12345, 0x102, 0))
+        self.assertEqual(rw("AA 18 00 01 23 45 00 00 01 02 00 00"), (0x12345, 0x102, DPO | FUA))
+
+    def test_short_forms_refused(self) -> None:
+        """Their fields at fault are where they are; 256 blocks may be too many."""
+        self.assertEqual(refusal(rw, "08 1F FF FF 02 00"), "05/21/00 c0 00 01")
+        self.assertEqual(refusal(rw, "08 1F FF 01 00 00"), "05/21/00 c0 00 01")
+        self.assertEqual(refusal(rw, "AA 00 00 1F FF FF 00 00 00 02 00 00"), "05/21/00 c0 00 02")
+        self.assertEqual(refusal(rw, "A8 20" + " 00" * 10), "05/24/00 cf 00 01")
+        self.assertEqual(refusal(rw, "A8 00 00 00 00 00 00 00 08 01 00 00"), "05/24/00 cf 00 06")
+        small = LogicalUnit(Identity("small"), blocks=0x1000, max_transfer_blocks=255)
+        self.assertEqual(refusal(rw, "08 00 00 00 00 00", small), "05/24/00 cf 00 04")
+
+    @given(st.sampled_from(["08", "0A", "28", "2A", "88", "8A", "A8", "AA"]), st.binary(min_size=15, max_size=15))
     def test_any_fields(self, operation_code: str, rest: bytes) -> None:
         """Any READ or WRITE is refused, or names blocks that are on the medium and no more than can be moved."""
         try:

@@ -75,14 +75,26 @@ class VitalProductDataTests(SynchronousTestCase):
         )
 
     def test_block_limits(self) -> None:
-        """Page B0h tells the limits of transfers and of UNMAP, and zeroes for commands that are not there."""
+        """Page B0h tells the limits of transfers, COMPARE AND WRITE, UNMAP and WRITE SAME (WSNZ is zero)."""
         self.assertEqual(
             ask(THIN, "12 01 B0 00 FF 00"),
             "00 b0 00 3c"
-            " 00 00 00 08 00 00 10 00 00 00 00 00 00 00 00 00"
-            " 00 80 00 00 00 00 01 00 00 00 00 80 80 00 00 00" + " 00" * 28,
+            " 00 ff 00 08 00 00 10 00 00 00 00 00 00 00 00 00"
+            " 00 80 00 00 00 00 01 00 00 00 00 80 80 00 00 00 00 00 00 00 00 01 00 00" + " 00" * 20,
         )
-        self.assertEqual(ask(THICK, "12 01 B0 00 FF 00"), "00 b0 00 3c 00 00 00 01 00 00 08 00" + " 00" * 52)
+        self.assertEqual(
+            ask(THICK, "12 01 B0 00 FF 00"),
+            "00 b0 00 3c 00 ff 00 01 00 00 08 00" + " 00" * 24 + " 00 00 00 00 00 01 00 00" + " 00" * 20,
+        )
+
+    def test_limits_follow_the_unit(self) -> None:
+        """Twice MAXIMUM COMPARE AND WRITE LENGTH is a transfer; 32 MiB of blocks are MAXIMUM WRITE SAME LENGTH."""
+        small = LogicalUnit(Identity("1"), blocks=1, block_size=4096, max_transfer_blocks=9)
+        data = bytes.fromhex(ask(small, "12 01 B0 00 FF 00"))
+        self.assertEqual((data[5], int.from_bytes(data[36:44], "big")), (4, 8192))
+        huge = LogicalUnit(Identity("1"), blocks=1, block_size=1 << 26, max_transfer_blocks=1)
+        data = bytes.fromhex(ask(huge, "12 01 B0 00 FF 00"))
+        self.assertEqual((data[5], int.from_bytes(data[36:44], "big")), (1, 1))
 
     def test_unmap_granularity(self) -> None:
         """A granularity below the block size is one block."""
@@ -95,7 +107,7 @@ class VitalProductDataTests(SynchronousTestCase):
         self.assertEqual(ask(evolve(THICK, rotation_rate=7200), "12 01 B1 00 06 00"), "00 b1 00 3c 1c 20")
 
     def test_logical_block_provisioning(self) -> None:
-        """Page B2h tells thin provisioning by UNMAP, and LBPRZ only when zeroes are certain."""
-        self.assertEqual(ask(THIN, "12 01 B2 00 FF 00"), "00 b2 00 04 00 84 02 00")
+        """Page B2h tells thin provisioning by UNMAP, and WRITE SAME and LBPRZ only when zeroes are certain."""
+        self.assertEqual(ask(THIN, "12 01 B2 00 FF 00"), "00 b2 00 04 00 e4 02 00")
         unsure = evolve(THIN, provisioning=Provisioning(65536, zeroes=False))
         self.assertEqual(ask(unsure, "12 01 B2 00 FF 00"), "00 b2 00 04 00 80 02 00")

@@ -10,7 +10,7 @@ RECOVERY = " 01 0a 00 00 00 00 00 00 00 00 00 00"
 CACHING = " 08 12 04 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00"
 CONTROL = " 0a 0a 02 10 00 40 00 00 00 00 00 00"
 NO_RECOVERY = " 01 0a" + " 00" * 10
-NO_CACHING = " 08 12" + " 00" * 18
+ONLY_WCE = " 08 12 04" + " 00" * 17
 NO_CONTROL = " 0a 0a" + " 00" * 10
 SHORT = " 00 20 00 00 00 00 02 00"
 LONG = " 00 00 00 00 00 20 00 00 00 00 00 00 00 00 02 00"
@@ -28,8 +28,8 @@ class ModeSense6Tests(SynchronousTestCase):
         self.assertEqual(ask(THICK, "1A 00 0A 00 FF 00"), "17 00 10 08" + SHORT + CONTROL)
 
     def test_page_control(self) -> None:
-        """Nothing is changeable, and the defaults are the current values; header and block descriptor always are."""
-        self.assertEqual(ask(THICK, "1A 00 7F 00 FF 00"), "37 00 10 08" + SHORT + NO_RECOVERY + NO_CACHING + NO_CONTROL)
+        """WCE alone is changeable, and the defaults are the current values; header and block descriptor always are."""
+        self.assertEqual(ask(THICK, "1A 00 7F 00 FF 00"), "37 00 10 08" + SHORT + NO_RECOVERY + ONLY_WCE + NO_CONTROL)
         self.assertEqual(ask(THICK, "1A 00 BF 00 FF 00"), ask(THICK, "1A 00 3F 00 FF 00"))
 
     def test_saved(self) -> None:

@@ -7,8 +7,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.scsi.support import THICK, THIN, cdb, refusal
 from txtcmu.errors import CheckCondition
 from txtcmu.scsi import opcodes
-from txtcmu.scsi.opcodes import ROWS, CommandTable, Direction, Opcode, ToldBy, find, supported
+from txtcmu.scsi.opcodes import ROWS, find, supported
 from txtcmu.scsi.replies import REPLIES, reply
+from txtcmu.scsi.table import CommandTable, Direction, Opcode, ToldBy
 
 
 class TableTests(SynchronousTestCase):
@@ -23,21 +24,35 @@ class TableTests(SynchronousTestCase):
         expected = {
             "TEST UNIT READY": (0x00, None),
             "REQUEST SENSE": (0x03, None),
+            "READ(6)": (0x08, None),
+            "WRITE(6)": (0x0A, None),
             "INQUIRY": (0x12, None),
+            "MODE SELECT(6)": (0x15, None),
             "MODE SENSE(6)": (0x1A, None),
             "START STOP UNIT": (0x1B, None),
             "READ CAPACITY(10)": (0x25, None),
             "READ(10)": (0x28, None),
             "WRITE(10)": (0x2A, None),
+            "VERIFY(10)": (0x2F, None),
             "SYNCHRONIZE CACHE(10)": (0x35, None),
+            "WRITE SAME(10)": (0x41, None),
             "UNMAP": (0x42, None),
+            "LOG SENSE": (0x4D, None),
+            "MODE SELECT(10)": (0x55, None),
             "MODE SENSE(10)": (0x5A, None),
             "READ(16)": (0x88, None),
+            "COMPARE AND WRITE": (0x89, None),
             "WRITE(16)": (0x8A, None),
+            "VERIFY(16)": (0x8F, None),
             "SYNCHRONIZE CACHE(16)": (0x91, None),
+            "WRITE SAME(16)": (0x93, None),
             "READ CAPACITY(16)": (0x9E, 0x10),
+            "GET LBA STATUS(16)": (0x9E, 0x12),
             "REPORT LUNS": (0xA0, None),
             "REPORT SUPPORTED OPERATION CODES": (0xA3, 0x0C),
+            "READ(12)": (0xA8, None),
+            "WRITE(12)": (0xAA, None),
+            "VERIFY(12)": (0xAF, None),
         }
         self.assertEqual({row.name: (row.usage[0], row.service_action) for row in ROWS}, expected)
         for row in ROWS:
@@ -58,7 +73,13 @@ class TableTests(SynchronousTestCase):
 
     def test_writers(self) -> None:
         """These commands change the medium: they are refused when it is write protected."""
-        self.assertEqual([row.name for row in ROWS if row.writes], ["WRITE(10)", "UNMAP", "WRITE(16)"])
+        self.assertEqual(
+            [row.name for row in ROWS if row.writes],
+            [
+                *("WRITE(6)", "WRITE(10)", "WRITE SAME(10)", "UNMAP"),
+                *("COMPARE AND WRITE", "WRITE(16)", "WRITE SAME(16)", "WRITE(12)"),
+            ],
+        )
 
     def test_while_not_ready(self) -> None:
         """These commands are carried out by a unit that is not ready; TEST UNIT READY is not among them."""
@@ -83,6 +104,21 @@ class TransferLengthTests(SynchronousTestCase):
             ("42 00 00 00 00 00 00 00 18 00", 0x18),
             ("9E 10 00 00 00 00 00 00 00 00 00 00 00 20 00 00", 0x20),
             ("A3 0C 00 00 00 00 00 00 02 00 00 00", 0x200),
+            ("08 00 00 00 02 00", 2 * 4096),
+            ("0A 00 00 00 00 00", 256 * 4096),
+            ("A8 00 00 00 00 00 00 01 00 00 00 00", 0x10000 * 4096),
+            ("2F 00 00 00 00 00 00 00 08 00", 0),
+            ("2F 02 00 00 00 00 00 00 08 00", 8 * 4096),
+            ("AF 06 00 00 00 00 00 00 00 08 00 00", 4096),
+            ("8F 06" + " 00" * 14, 0),
+            ("41 00 00 00 00 00 00 00 08 00", 4096),
+            ("93 00" + " 00" * 14, 4096),
+            ("93 01 00 00 00 00 00 00 00 00 00 00 00 08 00 00", 0),
+            ("89 00 00 00 00 00 00 00 00 00 00 00 00 03 00 00", 6 * 4096),
+            ("15 10 00 00 18 00", 0x18),
+            ("55 10 00 00 00 00 00 01 18 00", 0x118),
+            ("4D 00 40 00 00 00 00 01 18 00", 0x118),
+            ("9E 12 00 00 00 00 00 00 00 00 00 00 00 18 00 00", 0x18),
         ):
             command = cdb(text)
             self.assertEqual(find(THIN, command).transfer_length(command, 4096), length, text)
@@ -107,7 +143,7 @@ class FindTests(SynchronousTestCase):
 
     def test_unknown_service_action(self) -> None:
         """A known operation code with another service action is 05/24/00 that points at the service action."""
-        self.assertEqual(refusal(find, THICK, cdb("9E 12")), "05/24/00 cc 00 01")
+        self.assertEqual(refusal(find, THICK, cdb("9E 13")), "05/24/00 cc 00 01")
         self.assertEqual(refusal(find, THICK, cdb("A3 0A")), "05/24/00 cc 00 01")
 
     def test_missing_capability(self) -> None:

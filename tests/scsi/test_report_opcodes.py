@@ -13,26 +13,21 @@ def rsoc(unit: LogicalUnit, options: str, operation_code: str = "00", service_ac
 
 class AllCommandsTests(SynchronousTestCase):
     def test_thick(self) -> None:
-        """Without discard these sixteen commands are listed, the kernel's REPORT LUNS among them, and no UNMAP."""
+        """Without discard these thirty commands are listed, the kernel's REPORT LUNS among them, and no UNMAP."""
+        six, ten, sixteen, twelve = "06", "0a", "10", "0c"
         self.assertEqual(
             rsoc(THICK, "00"),
-            "00 00 00 80"
-            " 00 00 00 00 00 00 00 06"
-            " 03 00 00 00 00 00 00 06"
-            " 12 00 00 00 00 00 00 06"
-            " 1a 00 00 00 00 00 00 06"
-            " 1b 00 00 00 00 00 00 06"
-            " 25 00 00 00 00 00 00 0a"
-            " 28 00 00 00 00 00 00 0a"
-            " 2a 00 00 00 00 00 00 0a"
-            " 35 00 00 00 00 00 00 0a"
-            " 5a 00 00 00 00 00 00 0a"
-            " 88 00 00 00 00 00 00 10"
-            " 8a 00 00 00 00 00 00 10"
-            " 91 00 00 00 00 00 00 10"
-            " 9e 00 00 10 00 01 00 10"
-            " a0 00 00 00 00 00 00 0c"
-            " a3 00 00 0c 00 01 00 0c",
+            "00 00 00 f0"
+            + "".join(f" {code} 00 00 00 00 00 00 {six}" for code in ["00", "03", "08", "0a", "12", "15", "1a", "1b"])
+            + "".join(
+                f" {code} 00 00 00 00 00 00 {ten}" for code in ["25", "28", "2a", "2f", "35", "41", "4d", "55", "5a"]
+            )
+            + "".join(f" {code} 00 00 00 00 00 00 {sixteen}" for code in ["88", "89", "8a", "8f", "91", "93"])
+            + " 9e 00 00 10 00 01 00 10"
+            + " 9e 00 00 12 00 01 00 10"
+            + f" a0 00 00 00 00 00 00 {twelve}"
+            + " a3 00 00 0c 00 01 00 0c"
+            + "".join(f" {code} 00 00 00 00 00 00 {twelve}" for code in ["a8", "aa", "af"]),
         )
 
     def test_thin(self) -> None:
@@ -55,7 +50,7 @@ class AllCommandsTests(SynchronousTestCase):
 
     def test_allocation_length(self) -> None:
         """The reply is cut to ALLOCATION LENGTH; COMMAND DATA LENGTH stays."""
-        self.assertEqual(ask(THICK, "A3 0C 00 00 00 00 00 00 00 04 00 00"), "00 00 00 80")
+        self.assertEqual(ask(THICK, "A3 0C 00 00 00 00 00 00 00 04 00 00"), "00 00 00 f0")
 
 
 class OneCommandTests(SynchronousTestCase):
@@ -68,6 +63,22 @@ class OneCommandTests(SynchronousTestCase):
         """Option 010b tells the usage of a service action."""
         self.assertEqual(rsoc(THICK, "02", "9E", "0010"), "00 03 00 10 9e 10 00 00 00 00 00 00 00 00 ff ff ff ff 00 04")
 
+    def test_block_commands(self) -> None:
+        """The usage has a one for each bit that is looked at: protection, DPO and FUA, BYTCHK, UNMAP, NDOB."""
+        for code, usage in (
+            ("08", "08 1f ff ff ff 04"),
+            ("2F", "2f f6 ff ff ff ff 00 ff ff 04"),
+            ("41", "41 f8 ff ff ff ff 00 ff ff 04"),
+            ("15", "15 13 00 00 ff 04"),
+            ("55", "55 13 00 00 00 00 00 ff ff 04"),
+            ("4D", "4d 03 ff ff 00 ff ff ff ff 04"),
+            ("89", "89 f8 ff ff ff ff ff ff ff ff 00 00 00 ff 00 04"),
+            ("93", "93 f9 ff ff ff ff ff ff ff ff ff ff ff ff 00 04"),
+            ("AF", "af f6 ff ff ff ff ff ff ff ff 00 04"),
+        ):
+            self.assertEqual(rsoc(THICK, "01", code)[12:], usage)
+        self.assertEqual(rsoc(THICK, "02", "9E", "0012")[12:], "9e 12" + " ff" * 13 + " 04")
+
     def test_either(self) -> None:
         """Option 011b takes both kinds; a service action of a command that has none is not supported."""
         self.assertEqual(rsoc(THICK, "03", "25"), "00 03 00 0a 25 00 00 00 00 00 00 00 00 04")
@@ -77,7 +88,7 @@ class OneCommandTests(SynchronousTestCase):
     def test_not_supported(self) -> None:
         """What the unit has not is told as not supported: no such code, no such action, no such capability."""
         self.assertEqual(rsoc(THICK, "01", "C0"), "00 01 00 00")
-        self.assertEqual(rsoc(THICK, "02", "9E", "0012"), "00 01 00 00")
+        self.assertEqual(rsoc(THICK, "02", "9E", "0013"), "00 01 00 00")
         self.assertEqual(rsoc(THICK, "03", "9E", "0000"), "00 01 00 00")
         self.assertEqual(rsoc(THICK, "01", "42"), "00 01 00 00")
         self.assertEqual(rsoc(THIN, "01", "42"), "00 03 00 0a 42 01 00 00 00 00 00 ff ff 04")

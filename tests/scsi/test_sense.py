@@ -107,6 +107,7 @@ class SenseOfTests(SynchronousTestCase):
             errors.WriteProtectedError: "02 7/27/00",
             errors.SpaceExhaustedError: "02 7/27/07",
             errors.BusyError: "08",
+            errors.MiscompareError: "02 e/1d/00 513",
             errors.CheckCondition: "02 b/2f/00",
             errors.ObjectStoreError: "02 4/44/00",
             errors.PreconditionFailed: "02 4/44/00",
@@ -115,7 +116,7 @@ class SenseOfTests(SynchronousTestCase):
         listed = {each for _, each in inspect.getmembers(errors, inspect.isclass) if issubclass(each, Exception)}
         self.assertEqual(listed, set(expected))
         for kind, outcome in expected.items():
-            arguments = (0xB, 0x2F, 0x00) if kind is errors.CheckCondition else ("why",)
+            arguments = {errors.CheckCondition: (0xB, 0x2F, 0x00), errors.MiscompareError: (513,)}.get(kind, ("why",))
             self.assertEqual(told(kind(*arguments)), outcome, kind)
 
     def test_medium_error(self) -> None:

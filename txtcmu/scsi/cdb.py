@@ -1,4 +1,4 @@
-"""CDBs of the commands that a backstore carries out: decoded and checked.
+"""CDBs of the commands that read, write and flush: decoded and checked.
 
 READ and WRITE are the hot path: one call of :func:`read_write` each.
 """
@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from txtcmu.scsi.opcodes import Opcode
 from txtcmu.scsi.refusals import invalid_field, lba_out_of_range
+from txtcmu.scsi.table import Opcode
 from txtcmu.scsi.unit import LogicalUnit
 
 __all__ = [
     "DPO",
     "FUA",
+    "PROTECT",
     "CacheRange",
     "StartStop",
     "check_range",
@@ -22,37 +23,40 @@ __all__ = [
     "synchronize_cache",
 ]
 
-# Bits of byte 1 of READ and WRITE (SBC-4, READ(10)).
+# Bits of byte 1 of READ, WRITE and their like (SBC-4, READ(10)).
 DPO: Final = 0x10
 FUA: Final = 0x08
-_PROTECT: Final = 0xE0  # RDPROTECT, WRPROTECT
+PROTECT: Final = 0xE0  # RDPROTECT, WRPROTECT, VRPROTECT
 
-_LBA: Final = 2  # the byte where LOGICAL BLOCK ADDRESS begins, in 10 and 16 byte CDBs alike
+_LBA: Final = 2  # the byte where LOGICAL BLOCK ADDRESS begins, but for 6 byte CDBs
+_LBA_6: Final = 1
 
 
-def check_range(unit: LogicalUnit, lba: int, blocks: int) -> None:
+def check_range(unit: LogicalUnit, lba: int, blocks: int, field: int = _LBA) -> None:
     """Refuse a range that is not wholly on the medium (SBC-4, LOGICAL BLOCK ADDRESS field).
 
     A range of no blocks may begin right behind the last one, but no further.
 
+    :param field: where the LBA begins in the CDB.
     :raise txtcmu.errors.CheckCondition: 05/21/00.
     """
     if lba + blocks > unit.blocks:
-        raise lba_out_of_range(_LBA)
+        raise lba_out_of_range(field)
 
 
 def read_write(unit: LogicalUnit, row: Opcode, cdb: bytes) -> tuple[int, int, int]:
-    """Decode READ and WRITE (10) and (16) (SBC-4, READ(10) to WRITE(16) commands).
+    """Decode READ and WRITE (6), (10), (12) and (16) (SBC-4, READ(10) to WRITE(16) commands; SBC-3 has the others).
 
-    :return: LBA, number of blocks (zero is no error), and byte 1: ask it for :data:`DPO` and :data:`FUA`.
+    :return: LBA, number of blocks (zero is no error), and byte 1: ask it for :data:`DPO` and :data:`FUA`, which
+        the 6 byte forms have not.
     :raise txtcmu.errors.CheckCondition: 05/24/00 for protection information, which the unit has not, and for more
         blocks than MAXIMUM TRANSFER LENGTH; 05/21/00 for a range that is not on the medium.
     """
     flags, lba, blocks = row.decode(cdb)
-    if flags & _PROTECT or lba + blocks > unit.blocks or blocks > unit.max_transfer_blocks:
-        if flags & _PROTECT:
+    if flags & PROTECT or lba + blocks > unit.blocks or blocks > unit.max_transfer_blocks:
+        if flags & PROTECT:
             raise invalid_field(1, 7)
-        check_range(unit, lba, blocks)
+        check_range(unit, lba, blocks, _LBA_6 if len(row.usage) == 6 else _LBA)
         raise invalid_field(row.transfer.field.start, 7)
     return lba, blocks, flags
 

@@ -1,6 +1,7 @@
 """MODE SENSE (6) and (10), and the mode pages (SPC-5 and SBC-4, Mode parameters).
 
-There is no MODE SELECT: nothing is changeable, defaults are what is, and nothing can be saved.
+MODE SELECT (:mod:`txtcmu.scsi.mode_select`) can switch the write cache, and nothing else.  Defaults are what is, and
+nothing can be saved.
 """
 
 from __future__ import annotations
@@ -12,23 +13,36 @@ from typing import Final
 from txtcmu.scsi.refusals import invalid_field, saving_not_supported
 from txtcmu.scsi.unit import LogicalUnit
 
-__all__ = ["mode_sense_6", "mode_sense_10"]
+__all__ = [
+    "HEADER_6",
+    "HEADER_10",
+    "LONGLBA",
+    "LONG_BLOCK_DESCRIPTOR",
+    "SHORT_BLOCK_DESCRIPTOR",
+    "WCE",
+    "changeable",
+    "current",
+    "mode_sense_6",
+    "mode_sense_10",
+]
 
-_HEADER_6: Final = Struct(">BxBB")
-_HEADER_10: Final = Struct(">HxBBxH")
-_SHORT_BLOCK_DESCRIPTOR: Final = Struct(">II")  # the byte before LOGICAL BLOCK LENGTH is reserved: it is zero
-_LONG_BLOCK_DESCRIPTOR: Final = Struct(">Q4xI")
+# As MODE SELECT has them too: MODE DATA LENGTH, MEDIUM TYPE, DEVICE-SPECIFIC PARAMETER, LONGLBA (in the longer one),
+# BLOCK DESCRIPTOR LENGTH.
+HEADER_6: Final = Struct(">BBBB")
+HEADER_10: Final = Struct(">HBBBxH")
+SHORT_BLOCK_DESCRIPTOR: Final = Struct(">II")  # the byte before LOGICAL BLOCK LENGTH is reserved: it is zero
+LONG_BLOCK_DESCRIPTOR: Final = Struct(">Q4xI")
 
 _WP: Final = 0x80
 _DPOFUA: Final = 0x10
-_LONGLBA: Final = 0x01
+LONGLBA: Final = 0x01
 
 _ALL_PAGES: Final = 0x3F
 _ALL_SUBPAGES: Final = 0xFF
 _CHANGEABLE: Final = 0b01
 _SAVED: Final = 0b11
 
-_WCE: Final = 0x04
+WCE: Final = 0x04
 _GLTSD: Final = 0x02
 _UNRESTRICTED_REORDERING: Final = 0x10
 _TAS: Final = 0x40
@@ -41,8 +55,8 @@ def mode_sense_6(unit: LogicalUnit, cdb: bytes) -> bytes:
     """
     pages = _mode_pages(unit, cdb)
     descriptor = b"" if cdb[1] & 0x08 else _short_block_descriptor(unit)
-    length = _HEADER_6.size + len(descriptor) + len(pages)
-    return _HEADER_6.pack(length - 1, _device_specific_parameter(unit), len(descriptor)) + descriptor + pages
+    length = HEADER_6.size + len(descriptor) + len(pages)
+    return HEADER_6.pack(length - 1, 0, _device_specific_parameter(unit), len(descriptor)) + descriptor + pages
 
 
 def mode_sense_10(unit: LogicalUnit, cdb: bytes) -> bytes:
@@ -54,10 +68,10 @@ def mode_sense_10(unit: LogicalUnit, cdb: bytes) -> bytes:
     longlba = 0
     descriptor = b""
     if not cdb[1] & 0x08:
-        longlba = _LONGLBA if cdb[1] & 0x10 else 0
+        longlba = LONGLBA if cdb[1] & 0x10 else 0
         descriptor = _long_block_descriptor(unit) if longlba else _short_block_descriptor(unit)
-    length = _HEADER_10.size + len(descriptor) + len(pages)
-    header = _HEADER_10.pack(length - 2, _device_specific_parameter(unit), longlba, len(descriptor))
+    length = HEADER_10.size + len(descriptor) + len(pages)
+    header = HEADER_10.pack(length - 2, 0, _device_specific_parameter(unit), longlba, len(descriptor))
     return header + descriptor + pages
 
 
@@ -66,11 +80,11 @@ def _device_specific_parameter(unit: LogicalUnit) -> int:
 
 
 def _short_block_descriptor(unit: LogicalUnit) -> bytes:
-    return _SHORT_BLOCK_DESCRIPTOR.pack(min(unit.blocks, 0xFFFFFFFF), unit.block_size)
+    return SHORT_BLOCK_DESCRIPTOR.pack(min(unit.blocks, 0xFFFFFFFF), unit.block_size)
 
 
 def _long_block_descriptor(unit: LogicalUnit) -> bytes:
-    return _LONG_BLOCK_DESCRIPTOR.pack(min(unit.blocks, 0xFFFFFFFFFFFFFFFF), unit.block_size)
+    return LONG_BLOCK_DESCRIPTOR.pack(min(unit.blocks, 0xFFFFFFFFFFFFFFFF), unit.block_size)
 
 
 def _mode_pages(unit: LogicalUnit, cdb: bytes) -> bytes:
@@ -90,10 +104,19 @@ def _mode_pages(unit: LogicalUnit, cdb: bytes) -> bytes:
 
 def _page(unit: LogicalUnit, page_code: int, page_control: int) -> bytes:
     """Return one page: PAGE CODE and PAGE LENGTH are themselves under every PC, the rest is a mask under 01b."""
-    body = _PAGES[page_code](unit)
-    if page_control == _CHANGEABLE:
-        body = bytes(len(body))
+    body = changeable(page_code) if page_control == _CHANGEABLE else _PAGES[page_code](unit)
     return bytes((page_code, len(body))) + body
+
+
+def current(unit: LogicalUnit, page_code: int) -> bytes | None:
+    """Return a page without its header, or ``None`` when the unit has no such page."""
+    build = _PAGES.get(page_code)
+    return None if build is None else build(unit)
+
+
+def changeable(page_code: int) -> bytes:
+    """Return the mask of what MODE SELECT can change in a page, without its header."""
+    return _CHANGEABLE_VALUES[page_code]
 
 
 def _read_write_error_recovery(_unit: LogicalUnit) -> bytes:
@@ -103,7 +126,7 @@ def _read_write_error_recovery(_unit: LogicalUnit) -> bytes:
 
 def _caching(unit: LogicalUnit) -> bytes:
     """Return page 08h without header: WCE; reads may be cached."""
-    return bytes((_WCE if unit.write_cache else 0,)) + bytes(17)
+    return bytes((WCE if unit.write_cache else 0, *bytes(17)))
 
 
 def _control(_unit: LogicalUnit) -> bytes:
@@ -119,4 +142,10 @@ _PAGES: Final[dict[int, Callable[[LogicalUnit], bytes]]] = {
     0x01: _read_write_error_recovery,
     0x08: _caching,
     0x0A: _control,
+}
+
+_CHANGEABLE_VALUES: Final[dict[int, bytes]] = {
+    0x01: bytes(10),
+    0x08: bytes((WCE, *bytes(17))),
+    0x0A: bytes(10),
 }

@@ -10,52 +10,13 @@ a one for each bit that is evaluated.  In CONTROL that is NACA alone: it must be
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Callable, Iterable
 from struct import Struct
-from typing import Final
+from typing import Any, Final
 
-from attrs import field, frozen
-
-from txtcmu.scsi.refusals import invalid_field, invalid_operation_code
+from txtcmu.scsi.table import CommandTable, Direction, Opcode, ToldBy, Transfer
 from txtcmu.scsi.unit import DISCARD, LogicalUnit
 
-__all__ = ["ROWS", "CommandTable", "Direction", "Opcode", "ToldBy", "Transfer", "find", "supported"]
-
-_VARIABLE_LENGTH: Final = 0x7F
-_NACA: Final = 0x04
-
-
-class Direction(enum.Enum):
-    """Which way a command's data goes, seen from the initiator; TCMU does not tell."""
-
-    NONE = "none"
-    IN = "in"
-    OUT = "out"
-
-
-class ToldBy(enum.Enum):
-    """What in a CDB tells how much data there will be."""
-
-    NOTHING = "nothing"
-    STANDARD = "the standard"
-    ALLOCATION_LENGTH = "ALLOCATION LENGTH"
-    PARAMETER_LIST_LENGTH = "PARAMETER LIST LENGTH"
-    BLOCKS = "TRANSFER LENGTH in blocks"
-
-
-@frozen
-class Transfer:
-    """How the expected transfer of a command is told.
-
-    :ivar told_by: what tells it.
-    :ivar field: the bytes of the CDB that hold it, empty when it is not in the CDB.
-    :ivar fixed: bytes, when the standard tells it.
-    """
-
-    told_by: ToldBy = ToldBy.NOTHING
-    field: slice = slice(0, 0)
-    fixed: int = 0
+__all__ = ["ROWS", "find", "supported"]
 
 
 def _told_by(told_by: ToldBy, byte: int, width: int) -> Transfer:
@@ -66,124 +27,47 @@ def _allocation_length(byte: int, width: int) -> Transfer:
     return _told_by(ToldBy.ALLOCATION_LENGTH, byte, width)
 
 
-def _from_hex(usage: str) -> bytes:
-    return bytes.fromhex(usage)
-
-
-def _has_no_range(cdb: bytes) -> tuple[int, int, int]:
-    raise TypeError(f"operation code {cdb[0]:02X}h has no range of blocks")
-
-
-@frozen(eq=False)
-class Opcode:
-    """One command: a row of the table.  Rows compare by identity and may be keys of a dict.
-
-    :ivar name: the standard's.
-    :ivar usage: CDB USAGE DATA; it is as long as the CDB.
-    :ivar service_action: or ``None`` when the operation code has none.
-    :ivar direction: which way its data goes.
-    :ivar transfer: how much of it.
-    :ivar decode: CDB to ``(flags, lba, blocks)``, of commands that name a range of blocks; ``flags`` is byte 1.
-        A bound :meth:`struct.Struct.unpack_from` with nothing around it: it is on the path of every READ.
-    :ivar requires: the capability of the unit without which the command does not exist, or ``None``.
-    :ivar while_not_ready: it is carried out while the unit is not ready.
-    :ivar writes: it changes the medium: refused when the medium is write protected.
-    :ivar by_kernel: the kernel answers it, it never arrives here.
-    :ivar nominal_timeout: NOMINAL COMMAND PROCESSING TIMEOUT, seconds.
-    :ivar recommended_timeout: RECOMMENDED COMMAND TIMEOUT, seconds.
-    :ivar control: byte of the CDB that holds CONTROL.
-    """
-
-    name: str
-    usage: bytes = field(converter=_from_hex)
-    service_action: int | None = None
-    direction: Direction = Direction.NONE
-    transfer: Transfer = Transfer()
-    decode: Callable[[bytes], tuple[int, int, int]] = _has_no_range
-    requires: str | None = None
-    while_not_ready: bool = False
-    writes: bool = False
-    by_kernel: bool = False
-    nominal_timeout: int = 1
-    recommended_timeout: int = 30
-    control: int = field(init=False)
-
-    @control.default
-    def _control(self) -> int:
-        return 1 if self.operation_code == _VARIABLE_LENGTH else len(self.usage) - 1
-
-    @property
-    def operation_code(self) -> int:
-        """OPERATION CODE, byte 0 of the CDB."""
-        return self.usage[0]
-
-    def transfer_length(self, cdb: bytes, block_size: int) -> int:
-        """Return how many bytes the CDB says will be transferred at most."""
-        transfer = self.transfer
-        if transfer.told_by is ToldBy.STANDARD:
-            return transfer.fixed
-        count = int.from_bytes(cdb[transfer.field], "big")
-        return count * block_size if transfer.told_by is ToldBy.BLOCKS else count
-
-
-class CommandTable:
-    """Rows, indexed by operation code and then by service action.
-
-    :param rows: at most one of each operation code and service action; an operation code has either service
-        actions in all of its rows or just one row.
-    """
-
-    def __init__(self, rows: Iterable[Opcode]) -> None:
-        self._entries: list[Opcode | dict[int, Opcode] | None] = [None] * 256
-        for row in rows:
-            if row.service_action is None:
-                self._entries[row.operation_code] = row
-                continue
-            actions = self._entries[row.operation_code]
-            if not isinstance(actions, dict):
-                actions = self._entries[row.operation_code] = {}
-            actions[row.service_action] = row
-
-    def find(self, unit: LogicalUnit, cdb: bytes) -> Opcode:
-        """Return the row of a CDB.
-
-        :param cdb: of any length.
-        :raise txtcmu.errors.CheckCondition: 05/20/00 when ``unit`` has no such command or the CDB is too short for
-            it, 05/24/00 when the service action is unknown, or NACA is set (SAM-6, CONTROL byte).
-        """
-        try:
-            row = self._entries[cdb[0]]
-            if not isinstance(row, Opcode):
-                row = _by_service_action(row, cdb)
-            control = cdb[row.control]
-        except IndexError:
-            raise invalid_operation_code() from None
-        if row.requires is not None and row.requires not in unit.capabilities:
-            raise invalid_operation_code() if row.service_action is None else _invalid_service_action(cdb)
-        if control & _NACA:
-            raise invalid_field(row.control, 2)
-        return row
-
-
-def _by_service_action(actions: dict[int, Opcode] | None, cdb: bytes) -> Opcode:
-    if actions is None:
-        raise invalid_operation_code()
-    service_action = (cdb[8] << 8 | cdb[9]) if cdb[0] == _VARIABLE_LENGTH else cdb[1] & 0x1F
-    row = actions.get(service_action)
-    if row is None:
-        raise _invalid_service_action(cdb)
-    return row
-
-
-def _invalid_service_action(cdb: bytes) -> Exception:
-    return invalid_field(8, 7) if cdb[0] == _VARIABLE_LENGTH else invalid_field(1, 4)
+def _parameter_list_length(byte: int, width: int) -> Transfer:
+    return _told_by(ToldBy.PARAMETER_LIST_LENGTH, byte, width)
 
 
 # CDB to (flags, lba, blocks).
 _RANGE_10: Final = Struct(">xBIxH").unpack_from
+_RANGE_12: Final = Struct(">xBII").unpack_from
 _RANGE_16: Final = Struct(">xBQI").unpack_from
-_BLOCKS_10: Final = _told_by(ToldBy.BLOCKS, 7, 2)
-_BLOCKS_16: Final = _told_by(ToldBy.BLOCKS, 10, 4)
+_RANGE_COMPARED: Final = Struct(">xBQ3xB").unpack_from
+
+
+def _range_6(cdb: bytes) -> tuple[int, int, int]:
+    """Byte 1 holds the most significant bits of the LBA, and no flags; no blocks means 256."""
+    return 0, (cdb[1] & 0x1F) << 16 | cdb[2] << 8 | cdb[3], cdb[4] or 256
+
+
+def _blocks(byte: int, width: int) -> Transfer:
+    return _told_by(ToldBy.BLOCKS, byte, width)
+
+
+def _verified(byte: int, width: int) -> Transfer:
+    """BYTCHK: nothing is sent, or all that is compared, or one block to be compared with each."""
+    return Transfer(
+        ToldBy.BLOCKS,
+        slice(byte, byte + width),
+        blocks=lambda cdb, count: {0b00: 0, 0b01: count, 0b11: min(1, count)}.get(cdb[1] >> 1 & 0b11, 0),
+    )
+
+
+def _one_block(byte: int, width: int, ndob: int) -> Transfer:
+    """NDOB, where there is such a bit: there is no Data-Out Buffer."""
+    return Transfer(ToldBy.BLOCKS, slice(byte, byte + width), blocks=lambda cdb, _count: 0 if cdb[1] & ndob else 1)
+
+
+_BLOCKS_6: Final = Transfer(ToldBy.BLOCKS, slice(4, 5), blocks=lambda _cdb, count: count or 256)
+_BLOCKS_10: Final = _blocks(7, 2)
+_BLOCKS_12: Final = _blocks(6, 4)
+_BLOCKS_16: Final = _blocks(10, 4)
+
+# Commands that may take as long as the storage needs.
+_LONG: Final[dict[str, Any]] = {"nominal_timeout": 10, "recommended_timeout": 60}
 
 TEST_UNIT_READY: Final = Opcode("TEST UNIT READY", "00 00 00 00 00 04")
 REQUEST_SENSE: Final = Opcode(
@@ -193,12 +77,34 @@ REQUEST_SENSE: Final = Opcode(
     transfer=_allocation_length(4, 1),
     while_not_ready=True,
 )
+READ_6: Final = Opcode(
+    "READ(6)",
+    "08 1F FF FF FF 04",
+    direction=Direction.IN,
+    transfer=_BLOCKS_6,
+    decode=_range_6,
+)
+WRITE_6: Final = Opcode(
+    "WRITE(6)",
+    "0A 1F FF FF FF 04",
+    direction=Direction.OUT,
+    transfer=_BLOCKS_6,
+    decode=_range_6,
+    writes=True,
+)
 INQUIRY: Final = Opcode(
     "INQUIRY",
     "12 01 FF FF FF 04",
     direction=Direction.IN,
     transfer=_allocation_length(3, 2),
     while_not_ready=True,
+)
+MODE_SELECT_6: Final = Opcode(
+    "MODE SELECT(6)",
+    "15 13 00 00 FF 04",
+    direction=Direction.OUT,
+    transfer=_parameter_list_length(4, 1),
+    **_LONG,
 )
 MODE_SENSE_6: Final = Opcode(
     "MODE SENSE(6)",
@@ -211,8 +117,7 @@ START_STOP_UNIT: Final = Opcode(
     "START STOP UNIT",
     "1B 01 00 0F F7 04",
     while_not_ready=True,
-    nominal_timeout=10,
-    recommended_timeout=60,
+    **_LONG,
 )
 READ_CAPACITY_10: Final = Opcode(
     "READ CAPACITY(10)",
@@ -235,22 +140,50 @@ WRITE_10: Final = Opcode(
     decode=_RANGE_10,
     writes=True,
 )
+VERIFY_10: Final = Opcode(
+    "VERIFY(10)",
+    "2F F6 FF FF FF FF 00 FF FF 04",
+    direction=Direction.OUT,
+    transfer=_verified(7, 2),
+    decode=_RANGE_10,
+    **_LONG,
+)
 SYNCHRONIZE_CACHE_10: Final = Opcode(
     "SYNCHRONIZE CACHE(10)",
     "35 02 FF FF FF FF 00 FF FF 04",
     decode=_RANGE_10,
-    nominal_timeout=10,
-    recommended_timeout=60,
+    **_LONG,
+)
+WRITE_SAME_10: Final = Opcode(
+    "WRITE SAME(10)",
+    "41 F8 FF FF FF FF 00 FF FF 04",
+    direction=Direction.OUT,
+    transfer=_one_block(7, 2, ndob=0),
+    decode=_RANGE_10,
+    writes=True,
+    **_LONG,
 )
 UNMAP: Final = Opcode(
     "UNMAP",
     "42 01 00 00 00 00 00 FF FF 04",
     direction=Direction.OUT,
-    transfer=_told_by(ToldBy.PARAMETER_LIST_LENGTH, 7, 2),
+    transfer=_parameter_list_length(7, 2),
     requires=DISCARD,
     writes=True,
-    nominal_timeout=10,
-    recommended_timeout=60,
+    **_LONG,
+)
+LOG_SENSE: Final = Opcode(
+    "LOG SENSE",
+    "4D 03 FF FF 00 FF FF FF FF 04",
+    direction=Direction.IN,
+    transfer=_allocation_length(7, 2),
+)
+MODE_SELECT_10: Final = Opcode(
+    "MODE SELECT(10)",
+    "55 13 00 00 00 00 00 FF FF 04",
+    direction=Direction.OUT,
+    transfer=_parameter_list_length(7, 2),
+    **_LONG,
 )
 MODE_SENSE_10: Final = Opcode(
     "MODE SENSE(10)",
@@ -265,6 +198,14 @@ READ_16: Final = Opcode(
     transfer=_BLOCKS_16,
     decode=_RANGE_16,
 )
+COMPARE_AND_WRITE: Final = Opcode(
+    "COMPARE AND WRITE",
+    "89 F8 FF FF FF FF FF FF FF FF 00 00 00 FF 00 04",
+    direction=Direction.OUT,
+    transfer=Transfer(ToldBy.BLOCKS, slice(13, 14), blocks=lambda _cdb, count: 2 * count),
+    decode=_RANGE_COMPARED,
+    writes=True,
+)
 WRITE_16: Final = Opcode(
     "WRITE(16)",
     "8A F8 FF FF FF FF FF FF FF FF FF FF FF FF 00 04",
@@ -273,12 +214,28 @@ WRITE_16: Final = Opcode(
     decode=_RANGE_16,
     writes=True,
 )
+VERIFY_16: Final = Opcode(
+    "VERIFY(16)",
+    "8F F6 FF FF FF FF FF FF FF FF FF FF FF FF 00 04",
+    direction=Direction.OUT,
+    transfer=_verified(10, 4),
+    decode=_RANGE_16,
+    **_LONG,
+)
 SYNCHRONIZE_CACHE_16: Final = Opcode(
     "SYNCHRONIZE CACHE(16)",
     "91 02 FF FF FF FF FF FF FF FF FF FF FF FF 00 04",
     decode=_RANGE_16,
-    nominal_timeout=10,
-    recommended_timeout=60,
+    **_LONG,
+)
+WRITE_SAME_16: Final = Opcode(
+    "WRITE SAME(16)",
+    "93 F9 FF FF FF FF FF FF FF FF FF FF FF FF 00 04",
+    direction=Direction.OUT,
+    transfer=_one_block(10, 4, ndob=0x01),
+    decode=_RANGE_16,
+    writes=True,
+    **_LONG,
 )
 READ_CAPACITY_16: Final = Opcode(
     "READ CAPACITY(16)",
@@ -286,6 +243,14 @@ READ_CAPACITY_16: Final = Opcode(
     service_action=0x10,
     direction=Direction.IN,
     transfer=_allocation_length(10, 4),
+)
+GET_LBA_STATUS_16: Final = Opcode(
+    "GET LBA STATUS(16)",
+    "9E 12 FF FF FF FF FF FF FF FF FF FF FF FF FF 04",
+    service_action=0x12,
+    direction=Direction.IN,
+    transfer=_allocation_length(10, 4),
+    **_LONG,
 )
 # The kernel ignores SELECT REPORT and CONTROL.
 REPORT_LUNS: Final = Opcode(
@@ -304,25 +269,62 @@ REPORT_SUPPORTED_OPERATION_CODES: Final = Opcode(
     transfer=_allocation_length(6, 4),
     while_not_ready=True,
 )
+READ_12: Final = Opcode(
+    "READ(12)",
+    "A8 F8 FF FF FF FF FF FF FF FF 00 04",
+    direction=Direction.IN,
+    transfer=_BLOCKS_12,
+    decode=_RANGE_12,
+)
+WRITE_12: Final = Opcode(
+    "WRITE(12)",
+    "AA F8 FF FF FF FF FF FF FF FF 00 04",
+    direction=Direction.OUT,
+    transfer=_BLOCKS_12,
+    decode=_RANGE_12,
+    writes=True,
+)
+VERIFY_12: Final = Opcode(
+    "VERIFY(12)",
+    "AF F6 FF FF FF FF FF FF FF FF 00 04",
+    direction=Direction.OUT,
+    transfer=_verified(6, 4),
+    decode=_RANGE_12,
+    **_LONG,
+)
 
 ROWS: Final = (
     TEST_UNIT_READY,
     REQUEST_SENSE,
+    READ_6,
+    WRITE_6,
     INQUIRY,
+    MODE_SELECT_6,
     MODE_SENSE_6,
     START_STOP_UNIT,
     READ_CAPACITY_10,
     READ_10,
     WRITE_10,
+    VERIFY_10,
     SYNCHRONIZE_CACHE_10,
+    WRITE_SAME_10,
     UNMAP,
+    LOG_SENSE,
+    MODE_SELECT_10,
     MODE_SENSE_10,
     READ_16,
+    COMPARE_AND_WRITE,
     WRITE_16,
+    VERIFY_16,
     SYNCHRONIZE_CACHE_16,
+    WRITE_SAME_16,
     READ_CAPACITY_16,
+    GET_LBA_STATUS_16,
     REPORT_LUNS,
     REPORT_SUPPORTED_OPERATION_CODES,
+    READ_12,
+    WRITE_12,
+    VERIFY_12,
 )
 """Every command there is, by operation code and service action."""
 

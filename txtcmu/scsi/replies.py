@@ -8,15 +8,17 @@ from typing import Final
 from txtcmu.scsi import opcodes
 from txtcmu.scsi.capacity import read_capacity_10, read_capacity_16
 from txtcmu.scsi.inquiry import inquiry
+from txtcmu.scsi.log import log_sense
 from txtcmu.scsi.mode import mode_sense_6, mode_sense_10
-from txtcmu.scsi.opcodes import Opcode
 from txtcmu.scsi.report_opcodes import report_supported_operation_codes
+from txtcmu.scsi.table import Opcode
 from txtcmu.scsi.unit import LogicalUnit
 
 __all__ = ["REPLIES", "reply"]
 
 REPLIES: Final[dict[Opcode, Callable[[LogicalUnit, bytes], bytes]]] = {
     opcodes.INQUIRY: inquiry,
+    opcodes.LOG_SENSE: log_sense,
     opcodes.MODE_SENSE_6: mode_sense_6,
     opcodes.MODE_SENSE_10: mode_sense_10,
     opcodes.READ_CAPACITY_10: read_capacity_10,

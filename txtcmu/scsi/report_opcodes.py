@@ -5,8 +5,9 @@ from __future__ import annotations
 from struct import Struct
 from typing import Final
 
-from txtcmu.scsi.opcodes import Opcode, supported
+from txtcmu.scsi.opcodes import supported
 from txtcmu.scsi.refusals import invalid_field
+from txtcmu.scsi.table import Opcode
 from txtcmu.scsi.unit import LogicalUnit
 
 __all__ = ["report_supported_operation_codes"]

@@ -113,6 +113,9 @@ def sense_of(exception: BaseException, *, writing: bool, block_size: int) -> Out
     if isinstance(exception, errors.MediumError):
         offset = exception.offset
         return _medium_error(writing, None if offset is None else offset // block_size)
+    if isinstance(exception, errors.MiscompareError):
+        sense = Sense(c.MISCOMPARE, *c.MISCOMPARE_DURING_VERIFY_OPERATION, exception.offset)
+        return Outcome(c.CHECK_CONDITION, sense)
     if isinstance(exception, OSError):
         return _os_error(exception, writing)
     for kind in type(exception).__mro__:

@@ -124,6 +124,11 @@ class LogicalUnit:
         return min(15, max(0, self.physical_block_size.bit_length() - self.block_size.bit_length()))
 
     @property
+    def unmaps_by_write_same(self) -> bool:
+        """WRITE SAME can give blocks back (LBPWS, LBPWS10): only where they are certain to read as zeroes then."""
+        return self.provisioning is not None and self.provisioning.zeroes
+
+    @property
     def capabilities(self) -> frozenset[str]:
         """What this unit has of the capabilities that rows of the command table require."""
         return frozenset({DISCARD}) if self.provisioning is not None else frozenset()

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from struct import Struct
 from typing import Final
 
+from txtcmu.scsi.compare import maximum_compare_and_write_length
 from txtcmu.scsi.refusals import invalid_field
 from txtcmu.scsi.unit import LogicalUnit, Provisioning
 from txtcmu.scsi.unmap import MAXIMUM_UNMAP_BLOCK_DESCRIPTOR_COUNT, MAXIMUM_UNMAP_LBA_COUNT
+from txtcmu.scsi.writesame import maximum_write_same_length
 
 __all__ = ["vital_product_data"]
 
@@ -27,6 +29,7 @@ _NAA: Final = 0x03
 
 _UGAVALID: Final = 0x80000000
 _LBPU: Final = 0x80
+_LBPWS_AND_10: Final = 0x60
 _LBPRZ_ZEROES: Final = 1 << 2
 _THIN: Final = 0x02
 
@@ -85,8 +88,8 @@ def _block_limits(unit: LogicalUnit) -> bytes:
         unmap_granularity = _unmap_granularity(unit.provisioning, unit.block_size)
         unmap_alignment = _UGAVALID
     return _BLOCK_LIMITS.pack(
-        0,  # WSNZ
-        0,  # MAXIMUM COMPARE AND WRITE LENGTH
+        0,  # WSNZ: WRITE SAME of no blocks goes to the end of the medium
+        maximum_compare_and_write_length(unit),
         1 << unit.physical_block_exponent,  # OPTIMAL TRANSFER LENGTH GRANULARITY
         unit.max_transfer_blocks,
         0,  # OPTIMAL TRANSFER LENGTH
@@ -95,7 +98,7 @@ def _block_limits(unit: LogicalUnit) -> bytes:
         unmap_descriptor_count,
         unmap_granularity,
         unmap_alignment,
-        0,  # MAXIMUM WRITE SAME LENGTH
+        maximum_write_same_length(unit),
         0,  # MAXIMUM ATOMIC TRANSFER LENGTH
         0,  # ATOMIC ALIGNMENT
         0,  # ATOMIC TRANSFER LENGTH GRANULARITY
@@ -113,6 +116,7 @@ def _block_device_characteristics(unit: LogicalUnit) -> bytes:
 
 
 def _logical_block_provisioning(unit: LogicalUnit) -> bytes:
-    """Return page B2h: UNMAP, no thresholds, no anchors, thin provisioned."""
+    """Return page B2h: UNMAP, and WRITE SAME where it unmaps; no thresholds, no anchors, thin provisioned."""
     zeroes = unit.provisioning is not None and unit.provisioning.zeroes
-    return _LOGICAL_BLOCK_PROVISIONING.pack(0, _LBPU | (_LBPRZ_ZEROES if zeroes else 0), _THIN, 0)
+    how = _LBPU | (_LBPWS_AND_10 if unit.unmaps_by_write_same else 0) | (_LBPRZ_ZEROES if zeroes else 0)
+    return _LOGICAL_BLOCK_PROVISIONING.pack(0, how, _THIN, 0)

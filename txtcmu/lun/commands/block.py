@@ -1,6 +1,8 @@
 """The commands of a disk on a backstore (SBC-4): how each row of the table is carried out.
 
-To add a command: a row in :mod:`txtcmu.scsi.opcodes`, a method here, a line in :meth:`BlockCommands.__init__`.
+Here are data transfer, cache and mode; :mod:`txtcmu.lun.commands.compare` and :mod:`txtcmu.lun.commands.provisioning`
+have the rest.  To add a command: a row in :mod:`txtcmu.scsi.opcodes`, a method in one of these, a line in its
+``__init__``.
 """
 
 from __future__ import annotations
@@ -12,23 +14,25 @@ from twisted.internet.defer import Deferred
 
 from txtcmu.errors import CheckCondition, WriteProtectedError
 from txtcmu.interfaces import ICommand, IDiscard
-from txtcmu.iovec import first, gather, zero_from
-from txtcmu.lun.commands.base import UNREAD, UnitCommands
+from txtcmu.iovec import gather, zero_from
+from txtcmu.lun.commands.base import UNREAD, UnitCommands, data_buffers
+from txtcmu.lun.commands.compare import ComparingCommands
+from txtcmu.lun.commands.provisioning import ProvisioningCommands
 from txtcmu.lun.commands.rw import BlockIO
 from txtcmu.lun.target import Settings
 from txtcmu.scsi import constants as c
 from txtcmu.scsi import opcodes
 from txtcmu.scsi.cdb import FUA, read_write, start_stop_unit, synchronize_cache
-from txtcmu.scsi.opcodes import Direction, Opcode, find
-from txtcmu.scsi.refusals import invalid_field
+from txtcmu.scsi.mode_select import mode_select
+from txtcmu.scsi.opcodes import find
 from txtcmu.scsi.sense import NO_SENSE_DATA, Sense
+from txtcmu.scsi.table import Direction, Opcode
 from txtcmu.scsi.unit import Identity, LogicalUnit, Provisioning
-from txtcmu.scsi.unmap import parse_unmap
 
 __all__ = ["BlockCommands"]
 
 
-def _unit(backstore: Any, settings: Settings) -> LogicalUnit:
+def _unit(backstore: Any, settings: Settings, write_cache: bool) -> LogicalUnit:
     provisioning = None
     if not backstore.read_only and IDiscard.providedBy(backstore):
         provisioning = Provisioning(backstore.discard_granularity, backstore.discard_zeroes)
@@ -39,6 +43,7 @@ def _unit(backstore: Any, settings: Settings) -> LogicalUnit:
         physical_block_size=backstore.physical_block_size,
         max_transfer_blocks=settings.max_blocks,
         read_only=backstore.read_only,
+        write_cache=write_cache,
         provisioning=provisioning,
     )
 
@@ -48,26 +53,42 @@ class BlockCommands(UnitCommands):
 
     :param backstore: an :class:`~txtcmu.interfaces.IBackstore`, whose companions decide what the disk can do.
     :param settings: its geometry, and ``identify``: reads its names.
+    :param write_cache: whether completed writes may be volatile at first (WCE); MODE SELECT switches it.
     """
 
-    def __init__(self, backstore: Any, settings: Settings, identify: Callable[[], Deferred[Identity]]) -> None:
-        super().__init__(_unit(backstore, settings), identify)
-        self._io = BlockIO(backstore)
+    def __init__(
+        self,
+        reactor: Any,
+        backstore: Any,
+        settings: Settings,
+        identify: Callable[[], Deferred[Identity]],
+        write_cache: bool = True,
+    ) -> None:
+        super().__init__(_unit(backstore, settings, write_cache), identify)
+        self._io = io = BlockIO(self.unit, backstore)
         self._stopped = False
+        self._methods |= ComparingCommands(reactor, self.unit, backstore, io).methods
+        self._methods |= ProvisioningCommands(reactor, self.unit, backstore, io).methods
         self._methods |= {
             opcodes.TEST_UNIT_READY: self._test_unit_ready,
+            opcodes.LOG_SENSE: self._reply,
+            opcodes.MODE_SELECT_6: self._mode_select,
+            opcodes.MODE_SELECT_10: self._mode_select,
             opcodes.MODE_SENSE_6: self._reply,
             opcodes.MODE_SENSE_10: self._reply,
             opcodes.START_STOP_UNIT: self._start_stop_unit,
             opcodes.READ_CAPACITY_10: self._reply,
             opcodes.READ_CAPACITY_16: self._reply,
+            opcodes.READ_6: self._read,
             opcodes.READ_10: self._read,
+            opcodes.READ_12: self._read,
             opcodes.READ_16: self._read,
+            opcodes.WRITE_6: self._write,
             opcodes.WRITE_10: self._write,
+            opcodes.WRITE_12: self._write,
             opcodes.WRITE_16: self._write,
             opcodes.SYNCHRONIZE_CACHE_10: self._synchronize_cache,
             opcodes.SYNCHRONIZE_CACHE_16: self._synchronize_cache,
-            opcodes.UNMAP: self._unmap,
         }
 
     def handle(self, command: ICommand) -> Any:
@@ -89,7 +110,7 @@ class BlockCommands(UnitCommands):
     def _read(self, row: Opcode, command: Any) -> Deferred[None] | None:
         lba, blocks, flags = read_write(self.unit, row, command.cdb)
         length = blocks * self.unit.block_size
-        buffers = self._buffers(row, command, length)
+        buffers = data_buffers(row, command, length)
         if not length:
             return None
         if flags & FUA:
@@ -101,45 +122,35 @@ class BlockCommands(UnitCommands):
     def _write(self, row: Opcode, command: Any) -> Deferred[None] | None:
         lba, blocks, flags = read_write(self.unit, row, command.cdb)
         length = blocks * self.unit.block_size
-        buffers = self._buffers(row, command, length)
+        buffers = data_buffers(row, command, length)
         if not length:
             return None
         write = self._io.write_through if flags & FUA else self._io.write
         return write(lba * self.unit.block_size, length, buffers)
-
-    def _buffers(self, row: Opcode, command: Any, length: int) -> list[memoryview]:
-        """Return the ``length`` bytes of the data buffer that the CDB speaks of.
-
-        The kernel compares the two for no pass-through command.  A longer buffer of Data-In is zeroed, since it may
-        go to the initiator, and leaves a residual; into a shorter one the blocks do not go, and TCMU cannot tell of
-        an overflow.
-        """
-        if command.length == length:
-            buffers: list[memoryview] = command.buffers
-            return buffers
-        if command.length < length:
-            raise invalid_field(row.transfer.field.start, 7)
-        if row.direction is Direction.IN:
-            zero_from(command.buffers, 0)
-            command.read_len = length
-        else:
-            zero_from(command.buffers, length)
-        # The command's own from now on, so that they end with it: a traceback may hold on to them.
-        windows = first(command.buffers, length)
-        command.release()
-        command.buffers = windows
-        return windows
 
     def _synchronize_cache(self, row: Opcode, command: Any) -> Deferred[None] | None:
         # All of it, and with status when it is done even under IMMED: both are stricter than what is asked.
         synchronize_cache(self.unit, row, command.cdb)
         return self._io.flush()
 
-    def _unmap(self, row: Opcode, command: Any) -> Deferred[None] | None:
-        extents = parse_unmap(self.unit, command.cdb, gather(command.buffers))
+    def _mode_select(self, row: Opcode, command: Any) -> Deferred[None] | None:
+        write_cache = mode_select(self.unit, row, command.cdb, gather(command.buffers))
         zero_from(command.buffers, row.transfer_length(command.cdb, self.unit.block_size))
-        size = self.unit.block_size
-        return self._io.discard([(lba * size, blocks * size) for lba, blocks in extents])
+        if write_cache or not self.unit.write_cache:
+            self.unit.write_cache = write_cache
+            return None
+        # Off when all that was acknowledged is durable, and not before; not at all if that fails.
+        return self._io.alone_everywhere(self._switch_write_cache_off)
+
+    def _switch_write_cache_off(self) -> Deferred[None] | None:
+        flushed = self._io.flush()
+        if flushed is not None:
+            return flushed.addCallback(self._write_cache_is_off)
+        self._write_cache_is_off(None)
+        return None
+
+    def _write_cache_is_off(self, _: None) -> None:
+        self.unit.write_cache = False
 
     def _test_unit_ready(self, row: Opcode, command: Any) -> None:
         pass

@@ -1,9 +1,10 @@
-"""Reads and writes of a backstore, as commands want them: scattered, forced, and never out of order."""
+"""Reads and writes of a backstore, as commands want them: scattered, durable where they must be, never out of order."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from inspect import iscoroutine
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred, fail
 
@@ -11,11 +12,14 @@ from txtcmu.interfaces import IForceUnitAccess, IVectoredBackstore
 from txtcmu.iovec import gather, scatter, zero_from
 from txtcmu.lun.ranges import BusyRanges
 from txtcmu.results import all_of, as_deferred
+from txtcmu.scsi.unit import LogicalUnit
 
-__all__ = ["BlockIO"]
+__all__ = ["BlockIO", "ended"]
+
+_BEHIND_ANY_MEDIUM: Final = 1 << 96
 
 
-def _ended(result: Any) -> Deferred[None] | None:
+def ended(result: Any) -> Deferred[None] | None:
     """Return ``None`` when ``result`` is there already, else a Deferred of ``None``: no value is a status."""
     if result is None:
         return None
@@ -31,30 +35,31 @@ def _nothing(_: Any) -> None:
 class BlockIO:
     """A backstore behind the interface that commands use; offsets and lengths in bytes.
 
-    Every method returns ``None`` when it is done at once, else a Deferred of ``None``.  Writes and discards that
-    overlap go to the backstore one after the other.
+    Every method returns ``None`` when it is done at once, else a Deferred of ``None``.  What changes the same bytes
+    goes to the backstore one after the other.  Without a write cache (WCE) every change is durable when it ends: that
+    is asked when a change begins and when it ends, so that one under way while the cache is switched off is too.
+
+    :param unit: whose ``write_cache`` is heeded.
     """
 
-    def __init__(self, backstore: Any) -> None:
+    def __init__(self, unit: LogicalUnit, backstore: Any) -> None:
+        self._unit = unit
         self._backstore = backstore
         self._vectored = IVectoredBackstore.providedBy(backstore)
         self._forced = IForceUnitAccess.providedBy(backstore)
         self._busy = BusyRanges()
+        # Compare and write, and the reads that came while there was one.
+        self._atomic = BusyRanges()
+        self._comparing = 0
 
     def read(self, offset: int, length: int, buffers: list[memoryview]) -> Deferred[None] | None:
         """Fill ``buffers``, of ``length`` bytes in total; what the backstore does not give reads as zeroes."""
-        if self._vectored:
-            result = self._backstore.readv(offset, buffers)
-            if isinstance(result, int):
-                if result < length:
-                    zero_from(buffers, result)
-                return None
-            return as_deferred(result).addCallback(lambda count: zero_from(buffers, count))
-        result = self._backstore.read(offset, length)
-        if isinstance(result, Deferred) or iscoroutine(result):
-            return as_deferred(result).addCallback(scatter, buffers)
-        scatter(result, buffers)
-        return None
+        if self._comparing:
+            result: Deferred[None] | None = self._atomic.run(
+                offset, offset + length, self.fetch, offset, length, buffers
+            )
+            return result
+        return self.fetch(offset, length, buffers)
 
     def write(self, offset: int, length: int, buffers: list[memoryview]) -> Deferred[None] | None:
         """Store ``buffers``."""
@@ -68,7 +73,7 @@ class BlockIO:
 
     def flush(self) -> Deferred[None] | None:
         """Make durable what was written, which is nothing when the backstore is read-only."""
-        return None if self._backstore.read_only else _ended(self._backstore.flush())
+        return None if self._backstore.read_only else ended(self._backstore.flush())
 
     def discard(self, extents: list[tuple[int, int]]) -> Deferred[None] | None:
         """Give back each ``(offset, length)``; the first failure is reported when all have ended."""
@@ -80,20 +85,86 @@ class BlockIO:
                 result = fail()  # the command must not end before the extents that are under way
             if result is not None:
                 waiting.append(result)
-        return all_of(waiting) if waiting else None
+        return self.settled(all_of(waiting) if waiting else None)
+
+    def write_zeroes(self, offset: int, length: int) -> Deferred[None] | None:
+        """Have the backstore write zeroes; for one that provides ``IWriteZeroes``."""
+        return self.alone(offset, length, self._write_zeroes, offset, length)
+
+    # What longer commands are made of.
+
+    def alone(self, offset: int, length: int, function: Callable[..., Any], *args: Any) -> Deferred[None] | None:
+        """Call ``function`` when no other change of these bytes is under way; until its result fires none begins."""
+        result: Deferred[None] | None = self._busy.run(offset, offset + length, function, *args)
+        return result
+
+    def alone_everywhere(self, function: Callable[[], Any]) -> Deferred[None] | None:
+        """As :meth:`alone`, with all of the medium."""
+        return self.alone(0, _BEHIND_ANY_MEDIUM, function)
+
+    def atomic(self, offset: int, length: int, function: Callable[..., Any], *args: Any) -> Deferred[None] | None:
+        """As :meth:`alone`, and reads of these bytes that come meanwhile wait, too."""
+        self._comparing += 1
+        try:
+            result = self.alone(offset, length, self._atomic.run, offset, offset + length, function, *args)
+        except BaseException:
+            self._comparing -= 1
+            raise
+        if result is None:
+            self._comparing -= 1
+            return None
+        return result.addBoth(self._compared)
+
+    def fetch(self, offset: int, length: int, buffers: list[memoryview]) -> Deferred[None] | None:
+        """As :meth:`read`, for who has the bytes to himself."""
+        if self._vectored:
+            result = self._backstore.readv(offset, buffers)
+            if isinstance(result, int):
+                if result < length:
+                    zero_from(buffers, result)
+                return None
+            return as_deferred(result).addCallback(lambda count: zero_from(buffers, count))
+        result = self._backstore.read(offset, length)
+        if isinstance(result, Deferred) or iscoroutine(result):
+            return as_deferred(result).addCallback(scatter, buffers)
+        scatter(result, buffers)
+        return None
+
+    def store(self, offset: int, buffers: list[memoryview]) -> Deferred[None] | None:
+        """Store ``buffers``, for who has the bytes to himself and sees to durability."""
+        if self._vectored:
+            return ended(self._backstore.writev(offset, buffers))
+        return ended(self._backstore.write(offset, gather(buffers)))
+
+    def settled(self, result: Deferred[None] | None) -> Deferred[None] | None:
+        """Return when a change is over that ends with ``result``: without a write cache, when it is durable."""
+        if result is None:
+            return None if self._unit.write_cache else self.flush()
+        return result.addCallback(self._settled)
+
+    def _settled(self, _: None) -> Any:
+        return None if self._unit.write_cache else self.flush()
+
+    def _compared(self, result: Any) -> Any:
+        self._comparing -= 1
+        return result
 
     def _write(self, offset: int, buffers: list[memoryview]) -> Deferred[None] | None:
-        if self._vectored:
-            return _ended(self._backstore.writev(offset, buffers))
-        return _ended(self._backstore.write(offset, gather(buffers)))
+        if not self._unit.write_cache:
+            return self._write_fua(offset, buffers)
+        result = self.store(offset, buffers)
+        return None if result is None else result.addCallback(self._settled)
 
     def _write_fua(self, offset: int, buffers: list[memoryview]) -> Deferred[None] | None:
         if self._forced:
-            return _ended(self._backstore.write_fua(offset, buffers))
-        written = self._write(offset, buffers)
+            return ended(self._backstore.write_fua(offset, buffers))
+        written = self.store(offset, buffers)
         if written is None:
             return self.flush()
-        return written.addCallback(lambda _: as_deferred(self.flush()))
+        return written.addCallback(lambda _: self.flush())
+
+    def _write_zeroes(self, offset: int, length: int) -> Deferred[None] | None:
+        return self.settled(ended(self._backstore.write_zeroes(offset, length)))
 
     def _discard(self, offset: int, length: int) -> Deferred[None] | None:
-        return _ended(self._backstore.discard(offset, length))
+        return ended(self._backstore.discard(offset, length))
