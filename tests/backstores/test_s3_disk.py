@@ -21,7 +21,7 @@ from txtcmu.backstores.blockowner import Owner
 from txtcmu.backstores.s3 import S3Factory
 from txtcmu.backstores.s3disk import create_disk
 from txtcmu.devconfig import DeviceConfig, DeviceParameters
-from txtcmu.errors import ConfigError, MediumError, ObjectStoreError, WriteProtectedError
+from txtcmu.errors import ConfigError, MediumError, ObjectStoreError, StoreUnavailable, WriteProtectedError
 from txtcmu.interfaces import IBackstoreFactory
 from txtcmu.objectstore.objects import StoredObject
 from txtcmu.objectstore.probe import probe
@@ -273,6 +273,20 @@ class OpenTests(SynchronousTestCase):
             self.bench.run(served.close())
             self.bench.run(self.bench.run(factory.open(serving)).close())
 
+    def test_repeated_requests(self) -> None:
+        """A proxy that sends a request twice, and answers with what the second came to, prevents nothing."""
+        for method in ("PUT", "DELETE"):
+            self.bench.fake.faults.append(Fault.repeat(method=method, times=1000))
+        self.bench.fake.objects.objects.clear()
+        self.bench.create()
+        disk = self.bench.open()
+        self.bench.write(disk, 0, b"data" * 2048)
+        self.bench.run(disk.discard(BLOCK, BLOCK))
+        self.bench.run(disk.close())
+        disk = self.bench.open()
+        self.assertFalse(disk._session.unclean)
+        self.assertEqual(self.bench.read(disk, 0, 2 * BLOCK), b"data" * 1024 + bytes(BLOCK))
+
     def test_marker_is_a_race(self) -> None:
         """Of two that open at the same time, one does."""
         self.bench.fake.faults.append(Fault.refuse(412, "PreconditionFailed", method="PUT", key="mounted"))
@@ -291,6 +305,22 @@ class ProbeTests(SynchronousTestCase):
         bench = Bench()
         bench.fake.delete_conditions = False
         self.assertFalse(bench.run(probe(bench.fake.connect(), PREFIX)))
+
+    def test_trouble_is_no_lie(self) -> None:
+        """Whichever request is lost, late or repeated: an honest store passes, or is tried out again later."""
+        troubles = 0
+        faults = (Fault.lose_reply(), Fault.repeat(), Fault.repeat(0.1), Fault.late(100.0), Fault.lose_request())
+        for first, fault in enumerate(faults):
+            for number in range(first, 44, 5):
+                bench = Bench()
+                store = bench.fake.connect()
+                bench.fake.faults = [Fault(times=number), evolve(fault)]
+                try:
+                    self.assertTrue(bench.run(probe(store, PREFIX)))
+                except StoreUnavailable:
+                    troubles += 1
+                self.assertTrue(store.quote_etags)
+        self.assertGreater(troubles, 0)
 
     def test_liar(self) -> None:
         """A store that ignores conditions is refused with a line that says why."""

@@ -171,9 +171,13 @@ class FailureTests(SynchronousTestCase):
         self.assertNotIn("hidden", repr(store.settings))
 
     def test_absence_needs_proof(self) -> None:
-        """A 404 that does not come from S3 does not mean that there is no object."""
-        self.script(Fault.refuse(404, ""))
+        """A 404 that does not come from S3 does not mean that there is no object; it is asked for again."""
+        self.finish(self.store.put("key", b"data"))
+        self.script(Fault.refuse(404, "", times=3))
+        self.assertEqual(self.finish(self.store.get("key")).data, b"data")
+        self.script(Fault.refuse(404, "", times=4))
         self.assert_refused(self.store, "404")
+        self.assertEqual(self.fake.count("GET"), 8)
 
     def test_lost_reply_of_a_create(self) -> None:
         """The retry of a create that did land fails, and says that it may be ours."""

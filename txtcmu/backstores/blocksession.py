@@ -15,7 +15,6 @@ from twisted.logger import Logger
 
 from txtcmu.backstores.blockowner import Owner
 from txtcmu.errors import ConfigError, ObjectStoreError, PreconditionFailed
-from txtcmu.objectstore.objects import MaybeMine
 
 __all__ = ["Session"]
 
@@ -89,8 +88,9 @@ class Session:
         metadata = {**self._owner.metadata, _TOKEN: f"{int(token_hex(4), 16) or 1:08x}"}
         try:
             receipt = await self._store.put(key, body, metadata=metadata, if_match=etag, absent=etag is None)
-        except PreconditionFailed as refused:
-            found = await self._store.get(key) if isinstance(refused, MaybeMine) else None
+        except PreconditionFailed:
+            # Nobody else has such a body: an earlier attempt landed, or a proxy sent the request twice.
+            found = await self._store.get(key)
             if found is None or found.data != body:
                 raise ConfigError(f"s3: {key} was set by somebody else just now; stop the other one") from None
             self._etag = found.etag

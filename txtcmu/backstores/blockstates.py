@@ -4,6 +4,7 @@ Every change of a block is conditional on the state last known: an etag, or abse
 finds another state and is refused, unless the block has come back to the very state that it waits for: equal
 content has equal etags.  A state that a request of unknown outcome may still wait for *haunts* the block.  The
 writer never returns a block to one: it gives the same content another etag, and zeroes a hole instead of absence.
+(Nothing helps against a proxy that sends a request once more after its sender has had the good reply.)
 
 What haunts a block is written into the metadata of its next object, and so survives eviction from this map and
 the end of the process.  After an unclean end nobody knows which requests were under way; then the state in which

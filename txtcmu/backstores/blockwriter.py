@@ -167,18 +167,24 @@ class BlockWriter:
         :param image: the content before, when it is known; it counts only while the state is known, too.
         """
         try:
+            found: bytes | None = None
+            refused: PreconditionFailed | None = None
             for _ in range(_CONFLICTS):
                 # The change before this one may have ended with a DELETE of unknown outcome.
                 if image is None or self._states.get(block) is None:
-                    image = await self._base(block, whole=change.covers(self._layout.block_size))
+                    foreign = refused is not None and not isinstance(refused, MaybeMine)
+                    image = await self._base(block, whole=not foreign and change.covers(self._layout.block_size))
+                    found = bytes(image) if foreign else None
                 change.apply(image)
+                if found is not None:
+                    if found == bytes(image):
+                        return image  # a proxy sent the request twice, and the reply was to the second
+                    self._warn(block)
                 try:
                     await self._store_image(block, image)
                     return image
-                except PreconditionFailed as refused:
-                    if not isinstance(refused, MaybeMine):
-                        self._warn(block)
-                    image = None
+                except PreconditionFailed as error:
+                    refused, image = error, None
         except ObjectStoreError as error:
             raise translated(error, block * self._layout.block_size) from None
         raise BackstoreError(f"{self._layout.key(block)}: another writer keeps changing it; stop that one")

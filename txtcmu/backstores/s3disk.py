@@ -15,7 +15,6 @@ from txtcmu.backstores.blockstates import BlockStates
 from txtcmu.backstores.blockwriter import BlockWriter
 from txtcmu.backstores.s3blocks import S3Blocks
 from txtcmu.errors import ConfigError, PreconditionFailed
-from txtcmu.objectstore.objects import MaybeMine
 
 __all__ = ["create_disk", "open_disk"]
 
@@ -41,8 +40,9 @@ async def create_disk(store: Any, prefix: str, size: int | None, block_size: int
     metadata = layout.metadata(0, ABSENT, (), token_hex(8))
     try:
         await store.put(layout.key(0), bytes(block_size), metadata=metadata, absent=True)
-    except PreconditionFailed as refused:
-        found = await store.head(layout.key(0)) if isinstance(refused, MaybeMine) else None
+    except PreconditionFailed:
+        # Nobody else has such metadata: an earlier attempt landed, or a proxy sent the request twice.
+        found = await store.head(layout.key(0))
         if found is None or found.metadata != metadata:
             raise ConfigError(f"s3: object {layout.key(0)} exists already; choose another prefix") from None
 

@@ -17,6 +17,7 @@ __all__ = ["probe"]
 
 _ROUNDS = 3
 _RACERS = 4  # SeaweedFS lets each loser wait for a second or two
+_STRAY = "the store, or a proxy before it, lost or repeated requests while it was tried out; trying again"
 
 
 async def probe(store: Any, prefix: str) -> bool:
@@ -42,9 +43,14 @@ def _name(prefix: str) -> str:
 
 async def _round(store: Any, key: str) -> bool:
     etag = await _race(store, key, None)
-    etag = await _race(store, key, etag)
-    honest = await _refuses(store.delete(key, if_match="0" * 32))
-    await store.delete(key, if_match=etag if honest else None)
+    await _race(store, key, etag)
+    try:
+        await store.delete(key, if_match="0" * 32)
+    except PreconditionFailed:
+        honest = True
+    else:
+        honest = False
+    await store.delete(key)
     return honest
 
 
@@ -58,13 +64,15 @@ async def _race(store: Any, key: str, etag: str | None) -> str:
     for body, (success, result) in zip(bodies, results, strict=True):
         if success:
             if result.doubts:
-                raise StoreUnavailable("the store lost replies while it was tried out; trying again")
+                raise StoreUnavailable(_STRAY)
             winners.append((body, result))
         elif result.check(MaybeMine):
-            raise StoreUnavailable("the store lost replies while it was tried out; trying again")
+            raise StoreUnavailable(_STRAY)
         elif not result.check(PreconditionFailed):
             result.raiseException()
     found = await store.get(key)
+    if not winners and found is not None and found.data in bodies:
+        raise StoreUnavailable(_STRAY)  # a proxy sent the winner's request twice, and the second was refused
     if len(winners) != 1 or found is None or found.data != winners[0][0]:
         condition = "If-None-Match" if etag is None else "If-Match"
         raise ObjectStoreError(
@@ -78,14 +86,11 @@ async def _race(store: Any, key: str, etag: str | None) -> str:
 async def _learn_quotes(store: Any, key: str) -> None:
     """Find out whether conditions take the etag in quotes, as the standard has it, or bare, as radosgw does."""
     etag = (await store.put(key, token_hex(8).encode())).etag
-    if await _refuses(store.put(key, token_hex(8).encode(), if_match=etag)):
-        store.quote_etags = False
-    await store.delete(key)
-
-
-async def _refuses(request: Any) -> bool:
+    body = token_hex(8).encode()
     try:
-        await request
+        await store.put(key, body, if_match=etag)
     except PreconditionFailed:
-        return True
-    return False
+        # Unless it was applied, and only the reply to a second sending was a refusal.
+        found = await store.get(key)
+        store.quote_etags = found is not None and found.data == body
+    await store.delete(key)

@@ -133,9 +133,14 @@ class S3ObjectStore:
         async def attempt(_: Doubts) -> tuple[StoredObject | None, int | None]:
             nonlocal damaged
             reply = await self._attempt("GET", url, window.header, b"", _NOTHING, reads)
-            # Any proxy in between says 404 as well; to a disk, absence is data.
-            if reply.status == 404 and error_code(reply.body)[0] == "NoSuchKey":
-                return None, None
+            if reply.status == 404:
+                code = error_code(reply.body)[0]
+                if code == "NoSuchKey":
+                    return None, None
+                # To a disk, absence is data, and any proxy in between says 404 as well; or a bit of the code flipped.
+                damaged += 1
+                if not code.startswith("NoSuch") and damaged < _DAMAGED:
+                    raise Later(f"{key}: a 404 that says nothing", doubtful=False)
             if reply.status == 416:
                 return await self._head_request(key), None
             if reply.status not in (200, 206):

@@ -78,8 +78,8 @@ class Fault:
 
     @classmethod
     def repeat(cls, seconds: float = 0.0, **where: Any) -> Fault:
-        """Apply it now and once more after so long; at once, the reply is the second one, as a proxy's that repeats."""
-        return cls(again=seconds, **where)
+        """Apply it, after so long apply it again, and answer what that came to, as a proxy does that sends it twice."""
+        return cls(again=seconds, answered=seconds, **where)
 
     def hits(self, method: str, key: str) -> Fault | None:
         """Return itself when a request falls to it, and count."""
@@ -108,7 +108,7 @@ _ANY: dict[str, Callable[[Random, FaultPlan], Fault]] = {
 _CHANGE = _ANY | {
     "reply lost": lambda *_: Fault.lose_reply(),
     "late": lambda random, plan: Fault.late(random.uniform(0, plan.late)),
-    "repeated": lambda random, plan: Fault.repeat(random.choice([0.0, random.uniform(0, plan.late)])),
+    "repeated": lambda random, plan: Fault.repeat(random.uniform(0, plan.latency)),
 }
 _KINDS = {
     "GET": _ANY
