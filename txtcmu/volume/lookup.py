@@ -1,0 +1,136 @@
+"""Finding blocks, wherever they are: in the open batch, in one that is on its way, in memory, or in the store."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from txtcmu.errors import MediumError
+from txtcmu.volume.batch import Batch
+from txtcmu.volume.cache import BlockCache
+from txtcmu.volume.headkeeper import HeadKeeper
+from txtcmu.volume.loader import Loader
+from txtcmu.volume.log import Log
+from txtcmu.volume.reader import Moved, Reader
+from txtcmu.volume.slots import BLOCK, HOLE, seq_of, slot_of
+from txtcmu.volume.state import State
+from txtcmu.volume.waiting import gathered
+
+__all__ = ["Lookup"]
+
+_ZEROES: Final = bytes(BLOCK)
+
+
+class Lookup:
+    """Finds the bytes of blocks.
+
+    What it returns for a block is bytes-like, and may change with the next write; or a Deferred of bytes.
+    """
+
+    def __init__(
+        self, state: State, keeper: HeadKeeper, log: Log, loader: Loader, reader: Reader, cache: BlockCache
+    ) -> None:
+        self._state = state
+        self._keeper = keeper
+        self._log = log
+        self._loader = loader
+        self._reader = reader
+        self._cache = cache
+
+    async def load(self, blocks: list[int]) -> None:
+        """See to it that the map knows where adjacent blocks are."""
+        while missing := self._state.blocks.missing(blocks[0], len(blocks)):
+            await gathered([self._loader.load(leaf) for leaf in missing])
+
+    def find(self, blocks: list[int], batch: Batch) -> list[Any]:
+        """Return the bytes of adjacent blocks, or Deferreds of them."""
+        found: list[Any] = []
+        stored = []
+        for block in blocks:
+            data = batch.find(block) if batch else None
+            if data is None:
+                stored.append(block)
+                found.append(None)
+            elif block in batch.partial:
+                found.append(batch.bases[block].wait().addCallback(_whole, batch, block))
+            elif block in batch.spoiled:
+                raise MediumError("the block is damaged", block * BLOCK)
+            else:
+                found.append(data or _ZEROES)
+        if stored:
+            there = iter(self._find_stored(stored))
+            found = [next(there) if each is None else each for each in found]
+        return found
+
+    def _find_stored(self, blocks: list[int]) -> list[Any]:
+        """Return the bytes of blocks as they were when the open batch was begun, or Deferreds of them."""
+        first = blocks[0]
+        where = self._state.blocks.locations(first, blocks[-1] + 1 - first).tolist()
+        found: list[Any] = []
+        wanted = []
+        for block in blocks:
+            at = where[block - first]
+            data = self._in_memory(block, at)
+            if data is None:
+                wanted.append((block, at))
+            found.append(data)
+        if wanted:
+            fetched = iter(zip(self._reader.fetch(wanted), wanted, strict=True))
+            for number, data in enumerate(found):
+                if data is None:
+                    reading, (block, at) = next(fetched)
+                    found[number] = reading.addErrback(self._moved, block, at)
+        return found
+
+    def _in_memory(self, block: int, where: int) -> Any:
+        """Return the bytes of a block, or a Deferred of them, or ``None`` when only the store has them."""
+        if where == HOLE:
+            return _ZEROES
+        data = self._cache.get(where)
+        if data is not None:
+            return data
+        try:
+            batch = self._log[seq_of(where)]
+        except KeyError:
+            return None
+        if block in batch.partial:
+            return batch.bases[block].wait().addCallback(lambda _: bytes(batch.block(slot_of(where))))
+        if block in batch.spoiled:
+            raise MediumError("the block is damaged", block * BLOCK)
+        return batch.block(slot_of(where))
+
+    async def base(self, block: int) -> Any:
+        """Return the bytes of a block as they are before the open batch.
+
+        Where they are is seen at once, or by the leaf as it is stored: later the map may know of this batch itself.
+        """
+        blocks = self._state.blocks
+        missing = blocks.missing(block, 1)
+        if missing:
+            where = int((await self._loader.load(missing[0]))[block % blocks.leaf_blocks])
+        else:
+            where = blocks.location(block)
+        data = self._in_memory(block, where)
+        if data is None:
+            [data] = self._reader.fetch([(block, where)])
+        return await data if isinstance(data, Deferred) else data
+
+    def _moved(self, failure: Failure, block: int, where: int) -> Any:
+        """The object is gone: look the block up again."""
+        failure.trap(Moved)  # type: ignore[no-untyped-call]
+        return Deferred.fromCoroutine(self._read_again(block, where))
+
+    async def _read_again(self, block: int, where: int) -> Any:
+        await self.load([block])
+        if self._state.blocks.location(block) == where:
+            await self._keeper.check()
+            raise MediumError(f"object {self._state.key_of(seq_of(where))} is missing", block * BLOCK)
+        [found] = await gathered(self._find_stored([block]))
+        return found
+
+
+def _whole(_: Any, batch: Batch, block: int) -> bytes:
+    data = batch.find(block)
+    return bytes(data) if data else _ZEROES

@@ -1,0 +1,56 @@
+"""Requests that are made until the store answers them: whoever wants no answer any more cancels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from txtcmu.errors import ObjectStoreError, PreconditionFailed, StoreUnavailable
+from txtcmu.objectstore.objects import StoredObject
+
+__all__ = ["PersistentStore"]
+
+#: Seconds until a request that the store refuses is made again: a person may mend what is wrong.
+REFUSED_DELAY: Final = 5.0
+
+_log = Logger()
+
+
+class PersistentStore:
+    """What a volume cannot go on without.
+
+    :param store: an :class:`~txtcmu.interfaces.IObjectStore`, with a patience of its own for each request.
+    :param clock: the reactor.
+    """
+
+    def __init__(self, store: Any, clock: Any) -> None:
+        self._store = store
+        self._clock = clock
+
+    async def get(self, key: str, start: int = 0, length: int | None = None) -> StoredObject | None:
+        """Read a part of an object; ``None`` when there is none."""
+        found: StoredObject | None = await self._persist(key, lambda: self._store.get(key, start, length))
+        return found
+
+    async def create(self, key: str, data: bytes) -> None:
+        """Create an object.
+
+        :raise PreconditionFailed: there is one, which may be this: an attempt whose reply was lost may have landed.
+        """
+        await self._persist(key, lambda: self._store.put(key, data, absent=True))
+
+    async def _persist(self, key: str, request: Callable[[], Deferred[Any]]) -> Any:
+        while True:
+            try:
+                return await request()
+            except PreconditionFailed:
+                raise
+            except StoreUnavailable as error:
+                _log.warn("{key}: {error}; trying on", key=key, error=error)
+            except ObjectStoreError as error:
+                _log.error("{key}: {error}; trying on", key=key, error=error)
+                await deferLater(self._clock, REFUSED_DELAY)

@@ -1,0 +1,114 @@
+"""Reading blocks of the disk that are neither in the open batch nor holes.
+
+From a batch that is on its way, from memory, or from the store: slots that lie close together in one object are read
+by one request, and nobody asks for a slot that is being read already.  Every slot is checked by its trailer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from txtcmu.errors import MediumError
+from txtcmu.results import Promise
+from txtcmu.volume.cache import BlockCache
+from txtcmu.volume.persistent import PersistentStore
+from txtcmu.volume.slots import BLOCK, SLOT, SlotSeal, seq_of, slot_of
+from txtcmu.volume.state import State
+
+__all__ = ["Moved", "Reader"]
+
+#: Slots in between that are read along rather than made two requests of, and most slots in one request.
+_GAP: Final = 15
+_LONGEST: Final = 1024
+#: How often a slot whose trailer is wrong is read before it is given up.
+_ATTEMPTS: Final = 2
+
+_log = Logger()
+
+
+class Moved(Exception):  # noqa: N818
+    """The object is not there any more: the block has been written elsewhere, or is lost."""
+
+
+class Reader:
+    """Reads stored blocks.
+
+    :param cache: of blocks by location.
+    """
+
+    def __init__(self, store: PersistentStore, state: State, cache: BlockCache) -> None:
+        self._store = store
+        self._state = state
+        self._cache = cache
+        self._reading: dict[int, Promise] = {}
+
+    def fetch(self, wanted: Iterable[tuple[int, int]]) -> list[Deferred[Any]]:
+        """Begin to read blocks that are not in the cache.
+
+        :param wanted: block and location of each.
+        :return: a Deferred for each location, of its bytes, in the same order; cancelling it does not stop the request,
+            which others may wait for.
+        """
+        wanted = list(wanted)
+        fresh = sorted((where, block) for block, where in wanted if where not in self._reading)
+        for run in _runs(fresh):
+            promises = {where: Promise() for where, _ in run}
+            self._reading.update(promises)
+            Deferred.fromCoroutine(self._fetch(run)).addBoth(self._fetched, promises)
+        return [self._reading[where].wait() for _, where in wanted]
+
+    def _fetched(self, result: Any, promises: dict[int, Promise]) -> None:
+        for where, promise in promises.items():
+            del self._reading[where]
+            promise.resolve(result[where] if isinstance(result, dict) else result)
+
+    async def _fetch(self, run: list[tuple[int, int]]) -> dict[int, Any]:
+        """Return the blocks of a run of slots by location; one that is damaged is a MediumError instead."""
+        first, last = slot_of(run[0][0]), slot_of(run[-1][0])
+        seq = seq_of(run[0][0])
+        key = self._state.key_of(seq)
+        seal = SlotSeal(self._state.names.uuid, self._state.epoch_of(seq), seq)
+        found: dict[int, Any] = {}
+        missing = run
+        for attempt in range(_ATTEMPTS):
+            stored = await self._store.get(key, first * SLOT, (last + 1 - first) * SLOT)
+            if stored is None:
+                raise Moved(key)
+            view = memoryview(stored.data)
+            for where, block in missing:
+                at = (slot_of(where) - first) * SLOT
+                if seal.intact(slot_of(where), block, view[at : at + SLOT]):
+                    found[where] = bytes(view[at : at + BLOCK])
+                    self._cache.put(where, found[where])
+            missing = [each for each in missing if each[0] not in found]
+            if not missing:
+                return found
+            _log.error(
+                "{key}: {count} slots have wrong checksums (attempt {attempt})",
+                key=key,
+                count=len(missing),
+                attempt=attempt + 1,
+            )
+        for where, block in missing:
+            found[where] = Failure(MediumError(f"object {key} is damaged", block * BLOCK))  # type: ignore[no-untyped-call]
+        return found
+
+
+def _runs(fresh: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    """Return what is read by one request each."""
+    run: list[tuple[int, int]] = []
+    for each in fresh:
+        if run and (seq_of(each[0]) != seq_of(run[-1][0]) or slot_of(each[0]) - slot_of(run[-1][0]) > _GAP + 1):
+            yield run
+            run = []
+        run.append(each)
+        if len(run) >= _LONGEST:
+            yield run
+            run = []
+    if run:
+        yield run

@@ -1,0 +1,167 @@
+"""From the store to the state of a disk: the checkpoint, and then the headers of every object since, in order."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Final
+
+import numpy as np
+from twisted.internet.defer import Deferred
+
+from txtcmu.errors import ConfigError
+from txtcmu.volume.blockmap import BlockMap
+from txtcmu.volume.errors import Damaged
+from txtcmu.volume.head import Head
+from txtcmu.volume.inventory import Inventory
+from txtcmu.volume.leaves import Directory
+from txtcmu.volume.logobject import Header, Kind, decode_header, header_bytes_needed
+from txtcmu.volume.names import Names, log_seq
+from txtcmu.volume.persistent import PersistentStore
+from txtcmu.volume.root import Root
+from txtcmu.volume.slots import BLOCK, SLOT, location
+from txtcmu.volume.state import State
+
+__all__ = ["Gone", "Replay"]
+
+#: Headers that are read at a time, and how much of an object is read at first: enough for most.
+_AT_A_TIME: Final = 64
+_FIRST_READ: Final = 5 * SLOT
+
+
+class Gone(Exception):  # noqa: N818 - it says what happened
+    """An object that had to be there is not: the head has changed meanwhile, or the volume is damaged."""
+
+
+class Replay:
+    """The state of a volume, built up from its store.
+
+    :param clock: the reactor.
+    :ivar state: what was replayed.
+    :ivar next: the sequence number that was not.
+    """
+
+    def __init__(self, store: Any, names: Names, head: Head, clock: Any) -> None:
+        self._store = store
+        # One of thousands of requests that fails must not be the end of all.
+        self._persistent = PersistentStore(store, clock)
+        self._names = names
+        self._head = head
+        self.state = State(
+            names,
+            BlockMap(head.size // BLOCK, head.geometry.leaf_blocks),
+            Inventory(),
+            Directory(),
+            list(head.epochs),
+        )
+        self.next = head.epochs[0].first
+
+    async def load_checkpoint(self) -> None:
+        """Begin with the checkpoint that the head names, if there is one.
+
+        :raise Gone: it is not there.  :raise txtcmu.errors.ConfigError: it is damaged.
+        """
+        checkpoint = self._head.checkpoint
+        if checkpoint is None:
+            return
+        key = self._names.part(checkpoint.epoch, checkpoint.seq, 0)
+        found = await self._persistent.get(key)
+        if found is None:
+            raise Gone(key)
+        try:
+            root = Root.decode(found.data, self._names.uuid, checkpoint.epoch, checkpoint.seq)
+        except Damaged as damaged:
+            raise ConfigError(f"object {key} is damaged: {damaged}; run `txtcmu volume fsck`") from damaged
+        state = self.state
+        state.directory = Directory.of(root)
+        state.blocks.in_checkpoint(list(state.directory))
+        state.inventory.restore(root.objects)
+        known = {epoch.number for epoch in state.epochs}
+        state.epochs[:0] = [epoch for epoch in root.epochs if epoch.number not in known]
+        self.next = checkpoint.seq + 1
+
+    async def replay_sealed(self) -> None:
+        """Replay the epochs that are over: each up to its seal, without a gap."""
+        for epoch, successor in zip(self._head.epochs, self._head.epochs[1:], strict=False):
+            sizes = await self.sizes(epoch.number)
+            await self.replay(epoch.number, sizes, successor.first - 1)
+            if self.next < successor.first - 1:
+                raise Gone(self._names.log(epoch.number, self.next))
+            self.next = successor.first
+
+    async def sizes(self, epoch: int) -> dict[int, int]:
+        """Return the objects of an epoch that were not replayed yet: their sizes, by sequence number."""
+        prefix = self._names.epoch(epoch)
+        after = self._names.log(epoch, self.next - 1) if self.next else ""
+        sizes: dict[int, int] = {}
+        while page := await self._store.list(prefix, after):
+            after = page[-1].key
+            sizes.update((log_seq(each.key), each.size) for each in page)
+        return sizes
+
+    async def replay(self, epoch: int, sizes: dict[int, int], end: int) -> bool:
+        """Replay the objects of ``sizes`` from :attr:`next` up to ``end``, without it, or to the first that is missing.
+
+        :return: whether that was a seal.
+        :raise Gone: an object of ``sizes`` is not there.  :raise txtcmu.errors.ConfigError: one is damaged.
+        """
+        reading: deque[tuple[int, Deferred[Header]]] = deque()
+        seq = self.next
+        try:
+            while True:
+                while len(reading) < _AT_A_TIME and seq < end and seq in sizes:
+                    reading.append((seq, Deferred.fromCoroutine(self.header(epoch, seq, sizes[seq]))))
+                    seq += 1
+                if not reading:
+                    return False
+                _, header_read = reading.popleft()
+                header = await header_read
+                if header.kind is Kind.SEAL:
+                    return True
+                self.apply(header)
+        finally:
+            for _, rest in reading:
+                rest.addErrback(lambda _: None)
+                rest.cancel()
+
+    async def header(self, epoch: int, seq: int, size: int | None = None) -> Header:
+        """Read the header of an object.
+
+        :param size: of the object, as the store has listed it.
+        :raise Gone: it is not there.  :raise txtcmu.errors.ConfigError: it is damaged.
+        """
+        key = self._names.log(epoch, seq)
+        found = await self._persistent.get(key, 0, _FIRST_READ)
+        try:
+            if found is None:
+                raise Gone(key)
+            needed = header_bytes_needed(found.data)
+            if needed > len(found.data):
+                found = await self._persistent.get(key, 0, needed)
+                if found is None:
+                    raise Gone(key)
+            if size is not None and found.size != size:
+                raise Damaged(f"it has {found.size} bytes, and was listed with {size}")
+            return decode_header(found.data, self._names.uuid, epoch, seq, found.size)
+        except Damaged as damaged:
+            raise ConfigError(
+                f"object {key} is damaged: {damaged}; `txtcmu volume fsck --drop-from {seq}` gives up what was written"
+                " since"
+            ) from damaged
+
+    def apply(self, header: Header) -> None:
+        """Take the next object into the map.  :raise txtcmu.errors.ConfigError: it is of another disk."""
+        assert header.seq == self.next
+        entries, blocks_map, inventory = header.entries, self.state.blocks, self.state.inventory
+        if len(entries) and int(entries["block"][-1]) + int(entries["count"][-1]) > blocks_map.blocks:
+            raise ConfigError(f"object {header.seq} of the log goes beyond the end of the disk")
+        inventory.add(header.seq, header.size, header.data_slots)
+        stored = entries[entries["slot"] > 0]
+        for run in entries[entries["slot"] == 0]:
+            inventory.displaced(blocks_map.discard(int(run["block"]), int(run["count"])))
+        if len(stored):
+            counts = stored["count"].astype(np.int64)
+            within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+            blocks = np.repeat(stored["block"], counts) + within.astype(np.uint64)
+            slots = np.repeat(stored["slot"], counts).astype(np.uint64) + within.astype(np.uint64)
+            inventory.displaced(blocks_map.commit(blocks, np.uint64(location(header.seq, 0)) + slots))
+        self.next += 1
