@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any
 
 import click
 
 from txtcmu.cli.environment import Environment, environment
+from txtcmu.cli.tables import print_table
 from txtcmu.errors import KernelError
 from txtcmu.kernel import fabric
 from txtcmu.kernel.configfs import Backstore, backstores
 from txtcmu.kernel.sysfs import UIODevice, discover
 
 __all__ = ["ls"]
-
-_PIPE_WIDTH = 1000  # a table that nobody sees on a terminal is not cut
 
 
 @click.command()
@@ -76,22 +74,17 @@ def _human(size: int) -> str:
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for title in ("NAME", "DEV_CONFIG", "SIZE", "LUNS", "STATE"):
-        table.add_column(title, justify="right" if title == "SIZE" else "left", overflow="fold")
-    for row in rows:
-        luns = " ".join(lun["disk"] or f"{lun['target']}/{lun['lun']}" for lun in row["luns"]) or "-"
-        # Whatever is in a name, it is no markup.
-        table.add_row(
-            *(_plain(cell) for cell in (row["name"], row["dev_config"], _human(row["size"]), luns)), row["state"]
-        )
-    Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False).print(table)
-
-
-def _plain(text: str) -> Any:
-    from rich.text import Text
-
-    return Text(text.encode(errors="surrogateescape").decode(errors="replace"))
+    print_table(
+        ("NAME", "DEV_CONFIG", "SIZE", "LUNS", "STATE"),
+        (
+            (
+                row["name"],
+                row["dev_config"],
+                _human(row["size"]),
+                " ".join(lun["disk"] or f"{lun['target']}/{lun['lun']}" for lun in row["luns"]) or "-",
+                row["state"],
+            )
+            for row in rows
+        ),
+        numbers=("SIZE",),
+    )

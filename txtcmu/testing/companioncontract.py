@@ -20,6 +20,7 @@ from txtcmu.interfaces import (
     IVectoredBackstore,
     IWriteZeroes,
 )
+from txtcmu.results import all_of
 from txtcmu.testing.backstorecase import BackstoreCase, needs
 
 __all__ = ["CompanionContract"]
@@ -201,7 +202,7 @@ class CompanionContract(BackstoreCase):
         for size in (self.size // 2, self.size):
             work = [Deferred.fromCoroutine(self.write(backstore, *piece)) for piece in pieces]
             await self.call(backstore.resize, size)
-            await DeferredList(work, fireOnOneErrback=True, consumeErrors=True)
+            await all_of(work)
             for offset, data in pieces:
                 await self.expect(backstore, offset, data, "written while the size changed")
 

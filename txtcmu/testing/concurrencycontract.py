@@ -91,7 +91,7 @@ class ConcurrencyContract(BackstoreCase):
         for first in (1, 0):
             flushes = [self.call(backstore.flush) for _ in range(3)]
             await DeferredList([Deferred.fromCoroutine(self._cancelled(flush)) for flush in flushes[first:]])
-            await DeferredList(flushes[:first], fireOnOneErrback=True)
+            await all_of(flushes[:first])
             await self.call(backstore.flush)
         await self.expect(backstore, 0, data, "after a cancelled flush")
 

@@ -50,9 +50,10 @@ from txtcmu.testing.backstorecase import needs
 from txtcmu.testing.companioncontract import CompanionContract
 from txtcmu.testing.concurrencycontract import ConcurrencyContract
 
-__all__ = ["BackstoreContract"]
+__all__ = ["COMPANIONS", "BackstoreContract"]
 
-_COMPANIONS = frozenset(
+#: Every companion interface that there are tests for.
+COMPANIONS = frozenset(
     {IVectoredBackstore, IForceUnitAccess, IDiscard, IWriteZeroes, ICompareAndWrite, IBlockStatus, IResizable}
 )
 
@@ -70,7 +71,7 @@ class BackstoreContract(CompanionContract, ConcurrencyContract):
     async def test_interfaces(self) -> None:
         """What is in ``companions`` is what it provides, with methods that take what the daemon passes."""
         backstore = await self.open_backstore()
-        provided = {companion for companion in _COMPANIONS | self.companions if companion.providedBy(backstore)}
+        provided = {companion for companion in COMPANIONS | self.companions if companion.providedBy(backstore)}
         found, declared = (sorted(each.__name__ for each in some) for some in (provided, self.companions))
         self.assertEqual(found, declared, "companions must name exactly what the backstore provides")
         for interface in (IBackstore, *provided):

@@ -62,6 +62,11 @@ class Look:
     _during: list[Change] = field(factory=list, repr=False)
 
 
+def _quiet(look: Look, changes: tuple[Change, ...]) -> bool:
+    """Whether none of ``changes`` was in flight during ``look``."""
+    return all(each._ended is not None and each._ended < look._begun for each in changes)
+
+
 class Sectors:
     """The model of a disk of ``count`` sectors of zeroes, each of ``size`` bytes."""
 
@@ -128,15 +133,17 @@ class Sectors:
         for number, seen in enumerate(look._seen):
             sector = look.first + number
             content = data[number * self.size : (number + 1) * self.size]
+            if len(seen) == 1 and content == seen[0]._stamp(sector) * self._repeat:
+                continue  # nearly always
             stamp = content[: _STAMP.size]
-            during = [each for each in look._during if each.first <= sector < each.first + each.count]
-            possible = (*seen, *during)
+            possible = seen
+            if look._during:
+                possible += tuple(each for each in look._during if each.first <= sector < each.first + each.count)
             found = tuple(each for each in possible if each._stamp(sector) == stamp)
-            quiet = all(each._ended is not None and each._ended < look._begun for each in possible)
             if found and content == stamp * self._repeat:
-                if settles and quiet:
+                if settles and len(found) < len(possible) and _quiet(look, possible):
                     self._possible[sector] = found
-            elif quiet or not self._is_mixture(content, [each._stamp(sector) for each in possible]):
+            elif _quiet(look, possible) or not self._is_mixture(content, [each._stamp(sector) for each in possible]):
                 return self._explain(sector, content)
         return None
 
