@@ -59,3 +59,26 @@ class FakeInitiator:
     def test_unit_ready(self) -> FakeCommand:
         """TEST UNIT READY."""
         return self.kernel.submit(bytes(6))
+
+    def verify(self, lba: int, blocks: int, data: bytes = b"", *, byte_check: int = 0) -> FakeCommand:
+        """VERIFY (16); ``byte_check`` says what ``data`` is."""
+        return self.kernel.submit(pack(">BBQIBB", 0x8F, byte_check << 1, lba, blocks, 0, 0), data)
+
+    def compare_and_write(self, lba: int, expected: bytes, data: bytes, *, fua: bool = False) -> FakeCommand:
+        """COMPARE AND WRITE of as many blocks as ``expected`` and ``data`` have."""
+        cdb = pack(">BBQ3xBBB", 0x89, _FUA if fua else 0, lba, len(data) // self.block_size, 0, 0)
+        return self.kernel.submit(cdb, expected + data)
+
+    def get_lba_status(self, lba: int, allocation_length: int = 4096) -> FakeCommand:
+        """GET LBA STATUS (16)."""
+        cdb = pack(">BBQIBB", 0x9E, 0x12, lba, allocation_length, 0, 0)
+        return self.kernel.submit(cdb, data_in_length=allocation_length)
+
+    def cache_writes(self, on: bool) -> FakeCommand:
+        """MODE SELECT (6) of the caching page: the write cache on or off (WCE)."""
+        data = bytes((0, 0, 0, 0, 0x08, 0x12, 0x04 if on else 0, *bytes(17)))
+        return self.kernel.submit(pack(">BBxxBB", 0x15, 0x10, len(data), 0), data)
+
+    def mode_sense(self, page: int = 0x3F) -> FakeCommand:
+        """MODE SENSE (6) of a page, without block descriptor."""
+        return self.kernel.submit(pack(">BBBBBB", 0x1A, 0x08, page, 0, 255, 0), data_in_length=255)
