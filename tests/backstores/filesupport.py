@@ -8,14 +8,14 @@ from collections.abc import Callable
 from txtcmu.backstores.file import FileBackstore
 from txtcmu.backstores.fileio import SystemCalls
 from txtcmu.backstores.image import create_image, open_image
-from txtcmu.interfaces import IDiscard, IForceUnitAccess, IVectoredBackstore, IWriteZeroes
+from txtcmu.interfaces import IDiscard, IForceUnitAccess, IResizable, IVectoredBackstore, IWriteZeroes
 from txtcmu.testing.contract import BackstoreContract
 
 
 class FileContract(BackstoreContract):
     """The contract on an image file, with system calls to choose."""
 
-    companions = frozenset({IVectoredBackstore, IForceUnitAccess, IDiscard, IWriteZeroes})
+    companions = frozenset({IVectoredBackstore, IForceUnitAccess, IDiscard, IWriteZeroes, IResizable})
     mktemp: Callable[[], str]
 
     def calls(self) -> SystemCalls:
@@ -44,3 +44,9 @@ class FileContract(BackstoreContract):
         """Close and open."""
         await backstore.close()
         return self.open()
+
+
+class DeviceContract(FileContract):
+    """The contract on a block device, whose size is not ours to change."""
+
+    companions = FileContract.companions - {IResizable}

@@ -16,14 +16,16 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface.verify import verifyObject
 
-from tests.backstores.filesupport import FileContract
-from txtcmu.backstores import fileio
+from tests.backstores.filesupport import DeviceContract, FileContract
+from txtcmu.backstores import file, fileio
 from txtcmu.backstores.file import FileBackstore, FileFactory
 from txtcmu.backstores.fileio import SystemCalls
 from txtcmu.backstores.image import Image, create_image, open_image
 from txtcmu.devconfig import DeviceConfig, DeviceParameters
 from txtcmu.errors import BackstoreError, ConfigError
-from txtcmu.interfaces import IBackstoreFactory, IDiscard
+from txtcmu.interfaces import IBackstoreFactory, IDiscard, IResizable
+from txtcmu.results import as_deferred
+from txtcmu.threads import run
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -533,6 +535,14 @@ class RefusalTests(SynchronousTestCase):
         self.assertNotIn("\n", text)
         return text
 
+    def check(self, dev_config: str) -> str:
+        """Return what the factory finds in a thread: nowhere else may the path be touched."""
+        self.patch(file, "deferToThread", lambda function, *args: run(self.threads, function, *args))
+        checked = as_deferred(self.factory.check(DeviceConfig.parse(dev_config)))
+        self.assertNoResult(checked)
+        self.threads.run()
+        return self.successResultOf(checked) or ""
+
     def test_factory(self) -> None:
         """The factory provides what the registry looks for."""
         verifyObject(IBackstoreFactory, self.factory)
@@ -540,14 +550,14 @@ class RefusalTests(SynchronousTestCase):
     def test_path_is_from_the_root(self) -> None:
         """file/x and file//x are /x."""
         for dev_config in (f"file{self.path}", f"file/{self.path}"):
-            self.assertIsNone(self.factory.check(DeviceConfig.parse(dev_config)))
+            self.assertEqual(self.check(dev_config), "")
         self.assertEqual(self.open(self.path).size, 1 << 20)
 
     def test_missing(self) -> None:
         """A missing file is not made; the line names txtcmu create --new."""
         path = self.path + "x"
         self.assertIn(f"txtcmu create file{path} --new", self.problem(path))
-        self.assertIn("--new", self.factory.check(DeviceConfig.parse(f"file{path}")) or "")
+        self.assertIn("--new", self.check(f"file{path}"))
         self.assertFalse(os.path.exists(path))
 
     def test_created(self) -> None:
@@ -590,7 +600,7 @@ class RefusalTests(SynchronousTestCase):
         """A directory is refused, by check and by open."""
         path = os.path.dirname(self.path)
         self.assertIn("is a directory", self.problem(path))
-        self.assertIn("is a directory", self.factory.check(DeviceConfig.parse(f"file{path}")) or "")
+        self.assertIn("is a directory", self.check(f"file{path}"))
 
     def test_pipe(self) -> None:
         """A pipe is refused without waiting for its writer."""
@@ -770,7 +780,61 @@ class DeviceTests(SynchronousTestCase):
             self.assertGreaterEqual(fileio.queue_limit(os.makedev(major, minor), "logical_block_size"), 512, name)
 
 
-class FakeDeviceTests(FileContract, TestCase):
+class ResizeTests(Injected):
+    """What the contract cannot see of a change of size."""
+
+    def resized(self, backstore: FileBackstore, size: int) -> Deferred[None]:
+        resized = backstore.resize(size)
+        self.threads.run()
+        return resized
+
+    def test_in_a_thread(self) -> None:
+        """A change of size waits for the filesystem in a thread; until it is made the size is what it was."""
+        backstore = self.open()
+        resized = backstore.resize(8 * PAGE)
+        self.assertEqual((backstore.size, os.path.getsize(self.path)), (16 * PAGE, 16 * PAGE))
+        self.threads.run()
+        self.successResultOf(resized)
+        self.assertEqual((backstore.size, os.path.getsize(self.path)), (8 * PAGE, 8 * PAGE))
+
+    def test_impossible(self) -> None:
+        """A size that the filesystem refuses changes nothing."""
+        backstore = self.open(ftruncate=failing(errno.EFBIG))
+        self.failureResultOf(self.resized(backstore, 1 << 62), ConfigError)
+        self.assertEqual(backstore.size, 16 * PAGE)
+
+    def test_not_durable(self) -> None:
+        """A size that cannot be made durable is an error, and the size that is there is the one that is told."""
+        backstore = self.open(fdatasync=failing(errno.EIO))
+        self.failureResultOf(self.resized(backstore, 8 * PAGE), OSError)
+        self.assertEqual((backstore.size, os.path.getsize(self.path)), (8 * PAGE, 8 * PAGE))
+
+    def test_error_of_an_earlier_write(self) -> None:
+        """The report of a lost write is not spent on a change of size: that has an open file of its own."""
+        synced: list[int] = []
+        backstore = self.open(fdatasync=synced.append)
+        self.successResultOf(self.resized(backstore, 8 * PAGE))
+        self.assertEqual(len(synced), 1)
+        self.assertNotIn(backstore._fd, synced)
+
+    def test_read_only(self) -> None:
+        """An image that is only read does not offer to be resized."""
+        backstore = FileBackstore(open_image(self.path, read_only=True), self.threads)
+        self.addCleanup(backstore._image.close)
+        self.assertFalse(IResizable.providedBy(backstore))
+        self.assertEqual(backstore.size, 16 * PAGE)
+
+    def test_device_that_grew(self) -> None:
+        """A block device is as large as it is now."""
+        device = FakeDevice(0, 0)
+        backstore = FileBackstore(open_image(self.path, system=device), self.threads)
+        self.addCleanup(backstore._image.close)
+        self.assertFalse(IResizable.providedBy(backstore))
+        os.truncate(self.path, 32 * PAGE)
+        self.assertEqual(backstore.size, 32 * PAGE)
+
+
+class FakeDeviceTests(DeviceContract, TestCase):
     """The contract on a device that can zero; tests/kernel/test_block_device.py has a real one."""
 
     rounds = 60
@@ -788,10 +852,10 @@ class TrimmingDeviceTests(FakeDeviceTests):
         return FakeDevice(0, 1 << 20)
 
 
-class PlainDeviceTests(FileContract, TestCase):
+class PlainDeviceTests(DeviceContract, TestCase):
     """The contract on a device that can neither zero nor trim."""
 
-    companions = FileContract.companions - {IDiscard}
+    companions = DeviceContract.companions - {IDiscard}
     rounds = 60
 
     def calls(self) -> SystemCalls:

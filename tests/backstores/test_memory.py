@@ -17,7 +17,7 @@ from txtcmu.backstores.image import Image
 from txtcmu.backstores.memory import MemoryBackstore, MemoryFactory
 from txtcmu.devconfig import DeviceConfig, DeviceParameters
 from txtcmu.errors import ConfigError
-from txtcmu.interfaces import IBackstoreFactory, IDiscard, IVectoredBackstore, IWriteZeroes
+from txtcmu.interfaces import IBackstoreFactory, IDiscard, IResizable, IVectoredBackstore, IWriteZeroes
 from txtcmu.testing.contract import BackstoreContract
 
 
@@ -26,7 +26,7 @@ def parameters(dev_config: str, size: int | None = 1 << 20, reactor: Any = None)
 
 
 class MemoryContract(BackstoreContract):
-    companions = frozenset({IVectoredBackstore, IDiscard, IWriteZeroes})
+    companions = frozenset({IVectoredBackstore, IDiscard, IWriteZeroes, IResizable})
 
 
 class AnonymousTests(MemoryContract, TestCase):

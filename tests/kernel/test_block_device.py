@@ -6,7 +6,7 @@ import subprocess
 
 from twisted.trial.unittest import TestCase
 
-from tests.backstores.filesupport import FileContract
+from tests.backstores.filesupport import DeviceContract
 from txtcmu.backstores.image import open_image
 from txtcmu.errors import ConfigError
 
@@ -15,7 +15,7 @@ def _run(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-class LoopDeviceTests(FileContract, TestCase):
+class LoopDeviceTests(DeviceContract, TestCase):
     """The contract on a loop device."""
 
     size = 2 << 20

@@ -26,6 +26,7 @@ from typing import Any
 
 from attrs import frozen
 from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.threads import deferToThread
 from twisted.plugin import IPlugin
 from zope.interface import alsoProvides, implementer
 
@@ -38,6 +39,7 @@ from txtcmu.interfaces import (
     IBackstoreFactory,
     IDiscard,
     IForceUnitAccess,
+    IResizable,
     IVectoredBackstore,
     IWriteZeroes,
 )
@@ -56,7 +58,6 @@ class FileBackstore:
     """A disk in an :class:`~txtcmu.backstores.image.Image`, which belongs to it from now on."""
 
     def __init__(self, image: Image, reactor: Any) -> None:
-        self.size = image.size
         self.read_only = image.read_only
         self.physical_block_size = image.physical_block_size
         self._image = image
@@ -76,6 +77,13 @@ class FileBackstore:
             self.discard_granularity = image.discard_granularity
             self.discard_zeroes = image.discard_zeroes
             alsoProvides(self, IDiscard)
+        if image.resizable:
+            alsoProvides(self, IResizable)
+
+    @property
+    def size(self) -> int:
+        """Length in bytes; that of a block device can be changed by others."""
+        return self._image.look_again()
 
     def _knows_nowait(self) -> bool:
         try:
@@ -173,6 +181,10 @@ class FileBackstore:
         """Zero a range without sending it."""
         return self._change(self._image.write_zeroes, offset, length)
 
+    def resize(self, size: int) -> Deferred[None]:
+        """Change the length of a file; that of a block device is not ours to change."""
+        return self._change(self._image.resize, size)
+
     def close(self) -> Deferred[None]:
         """Close the image; on a network filesystem that can take as long as a flush."""
         return run(self._reactor, self._image.close)
@@ -202,20 +214,15 @@ create=yes     make a sparse file of the LUN's size when there is none (default 
 read-only=yes  open it for reading only; writes are answered WRITE PROTECTED (default no)"""
     options = frozenset({"create", "read-only"})
 
-    def check(self, config: Any) -> str | None:
-        """Say what is wrong with the options or the path."""
+    def check(self, config: Any) -> str | Deferred[str | None] | None:
+        """Say what is wrong with the options or the path, which a thread looks at: a network filesystem may hang."""
         try:
             creates, read_only = _flag(config, "create"), _flag(config, "read-only")
         except ConfigError as error:
             return str(error)
         if creates and read_only:
             return "file: create=yes and read-only=yes exclude each other; leave one away"
-        path = path_of(config)
-        if os.path.isdir(path):
-            return f"{path} is a directory; name an image file or a block device"
-        if not creates and not os.path.exists(path):
-            return f"{path} does not exist; {_make(config)}"
-        return None
+        return deferToThread(_check_path, config, creates)
 
     def create(self, parameters: Any) -> Deferred[None]:
         """Make a sparse file of the LUN's size."""
@@ -243,6 +250,15 @@ read-only=yes  open it for reading only; writes are answered WRITE PROTECTED (de
             make=_make(config),
             system=self.system,
         )
+
+
+def _check_path(config: DeviceConfig, creates: bool) -> str | None:
+    path = path_of(config)
+    if os.path.isdir(path):
+        return f"{path} is a directory; name an image file or a block device"
+    if not creates and not os.path.exists(path):
+        return f"{path} does not exist; {_make(config)}"
+    return None
 
 
 def _size(parameters: Any) -> int:

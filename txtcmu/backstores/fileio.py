@@ -84,6 +84,7 @@ class SystemCalls:
     pwritev: Callable[..., int] = staticmethod(os.pwritev)
     fdatasync: Callable[..., None] = staticmethod(os.fdatasync)
     fallocate: Callable[..., None] = staticmethod(_fallocate)
+    ftruncate: Callable[..., None] = staticmethod(os.ftruncate)
     ioctl: Callable[..., bytes] = staticmethod(_ioctl)
     queue_limit: Callable[..., int] = staticmethod(queue_limit)
 

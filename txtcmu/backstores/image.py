@@ -27,6 +27,7 @@ class Image:
 
     :ivar fd: the descriptor, for callers that make a fast call of their own first.
     :ivar size: length in bytes.
+    :ivar resizable: it is a file that may be written.
     :ivar physical_block_size: as in :class:`~txtcmu.interfaces.IBackstore`.
     :ivar discard_granularity: as in :class:`~txtcmu.interfaces.IDiscard`; 0 when nothing can be given back.
     :ivar discard_zeroes: as there.
@@ -41,7 +42,9 @@ class Image:
         self._alignment = 1  # of fallocate: files take any offset, block devices only whole sectors
         self._discard: Callable[[int, int], None] = self._punch
         status = system.fstat(fd)
-        if stat.S_ISBLK(status.st_mode):
+        self._is_device = stat.S_ISBLK(status.st_mode)
+        self.resizable = not self._is_device and not read_only
+        if self._is_device:
             self._measure_device(status.st_rdev)
         else:
             self.size = status.st_size
@@ -54,11 +57,7 @@ class Image:
         self._zeroing = [self._zero_range, self._punch]
 
     def _measure_device(self, device: int) -> None:
-        ioctl, limit = self.system.ioctl, self.system.queue_limit
-
-        def number(request: int, layout: str) -> int:
-            return int(struct.unpack(layout, ioctl(self.fd, request, bytes(struct.calcsize(layout))))[0])
-
+        limit, number = self.system.queue_limit, self._number
         self.size = number(fileio.BLKGETSIZE64, "Q")
         self._alignment = number(fileio.BLKSSZGET, "i")
         self.physical_block_size = max(number(fileio.BLKPBSZGET, "i"), number(fileio.BLKBSZGET, "i"))
@@ -68,6 +67,11 @@ class Image:
             self._discard = self._trim
         possible = self.discard_zeroes or limit(device, "discard_max_bytes") > 0
         self.discard_granularity = max(limit(device, "discard_granularity"), self._alignment) if possible else 0
+
+    def _number(self, request: int, layout: str) -> int:
+        """Ask the device for a number."""
+        answer = self.system.ioctl(self.fd, request, bytes(struct.calcsize(layout)))
+        return int(struct.unpack(layout, answer)[0])
 
     def _can_punch(self) -> bool:
         try:
@@ -170,6 +174,29 @@ class Image:
             fileio.write_fully(self.system.pwritev, self.fd, [piece], offset)
             offset += len(piece)
             length -= len(piece)
+
+    def look_again(self) -> int:
+        """Return how many bytes there are now: a device may have been resized by whoever has it."""
+        if self._is_device:
+            self.size = self._number(fileio.BLKGETSIZE64, "Q")
+        return self.size
+
+    def resize(self, size: int) -> None:
+        """Make a file ``size`` bytes long, and that durable; its other data may be volatile as before.
+
+        :raise ConfigError: it cannot be that long; nothing has changed.
+        """
+        try:
+            self.system.ftruncate(self.fd, size)
+        except OSError as error:
+            raise ConfigError(f"cannot make the image {size} bytes long: {error.strerror}; mend that first") from None
+        self.size = size
+        # An open file of its own, as in write_durably().
+        descriptor = os.open(f"/proc/self/fd/{self.fd}", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            self.system.fdatasync(descriptor)
+        finally:
+            os.close(descriptor)
 
     def close(self) -> None:
         """Close the descriptors, which releases the lock."""

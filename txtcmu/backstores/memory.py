@@ -20,7 +20,14 @@ from zope.interface import implementer
 from txtcmu.backstores.image import Image, create_image, open_image
 from txtcmu.devconfig import DeviceConfig
 from txtcmu.errors import ConfigError
-from txtcmu.interfaces import IBackstore, IBackstoreFactory, IDiscard, IVectoredBackstore, IWriteZeroes
+from txtcmu.interfaces import (
+    IBackstore,
+    IBackstoreFactory,
+    IDiscard,
+    IResizable,
+    IVectoredBackstore,
+    IWriteZeroes,
+)
 from txtcmu.threads import run
 
 __all__ = ["MemoryBackstore", "MemoryFactory"]
@@ -29,7 +36,7 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _LONG = 64 << 20  # freeing it takes 8 ms: more is no work for the reactor's thread
 
 
-@implementer(IBackstore, IVectoredBackstore, IDiscard, IWriteZeroes)
+@implementer(IBackstore, IVectoredBackstore, IDiscard, IWriteZeroes, IResizable)
 class MemoryBackstore:
     """A disk in memory, whose operations are done when they return.
 
@@ -47,12 +54,16 @@ class MemoryBackstore:
             os.ftruncate(fd, storage)
             storage = Image(fd)
         self._image = storage
-        self.size = storage.size
         self.discard_granularity = storage.discard_granularity
         self._fd = storage.fd
         self._preadv = storage.system.preadv
         self._pwritev = storage.system.pwritev
         self._reactor = reactor
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return self._image.size
 
     def readv(self, offset: int, buffers: list[memoryview]) -> int:
         """Fill ``buffers``."""
@@ -85,6 +96,13 @@ class MemoryBackstore:
 
     # Memory that holds zeroes is better free.
     write_zeroes = discard
+
+    def resize(self, size: int) -> Deferred[None] | None:
+        """Grow, which takes no memory until it is written, or shrink, which gives it back."""
+        if self.size - size > _LONG and self._reactor is not None:
+            return run(self._reactor, self._image.resize, size)
+        self._image.resize(size)
+        return None
 
     def close(self) -> None:
         """Let go of the memory, which a named disk keeps."""
