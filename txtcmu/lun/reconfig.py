@@ -49,7 +49,7 @@ class Reconfiguration:
         self._reactor = reactor
         self._device = device
         self._log = log
-        self._change: Deferred[None] | None = None
+        self._change: Deferred[BaseException | None] | None = None
         self._late = False
         self._in_use: Promise | None = None
 
@@ -95,23 +95,29 @@ class Reconfiguration:
         self._late = False
         # In place before it runs, since it may end at once.
         started: Deferred[None] = Deferred()
-        self._change = under_way = started.addCallback(lambda _: Deferred.fromCoroutine(change(*args)))
-        under_way.addBoth(self._ended)
+        self._change = under_way = started.addCallback(lambda _: Deferred.fromCoroutine(self._ending(change(*args))))
         started.callback(None)
         if not await within(self._reactor, CHANGE_PATIENCE, under_way):
             self.cancel()
             self._device.hold(False)
-            under_way.addBoth(lambda _: self._log.info("{log_source}: {what} was taken back", what=what))
+            under_way.addCallback(lambda _: self._log.info("{log_source}: {what} was taken back", what=what))
             raise BusyError("the backstore takes too long")
-        try:
-            await under_way
-        except CancelledError:
-            raise BusyError("the device is being closed") from None
+        problem = await under_way
+        if isinstance(problem, CancelledError):
+            raise BusyError("the device is being closed")
+        if problem is not None:
+            raise problem
 
-    def _ended(self, result: Any) -> Any:
-        self._change = None
-        self._device.hold(False)
-        return result
+    async def _ending(self, change: Coroutine[Any, Any, None]) -> BaseException | None:
+        """Make ``change``; return how it failed."""
+        try:
+            await change
+        except BaseException as error:  # whatever it is, it may have come from a handler
+            return error
+        finally:
+            self._change = None
+            self._device.hold(False)
+        return None
 
     def _check(self, backstore: Any) -> None:
         """Raise unless the change may still be made."""

@@ -86,11 +86,12 @@ class KernelTarget:
     def identity(self) -> Identity:
         """See :class:`Target`.
 
-        Without a serial number of its own a device is known by a hash of its place and dev_config: as stable as
-        these, and telling nothing of them.
+        Without a serial number of its own a device is known by a hash of its name and its storage's: as stable as
+        these, and telling nothing of them.  Options do not count, since they may change while it lives.
         """
         serial = self._backstore.serial
-        return Identity(serial or hashlib.sha256(f"{self.name}/{self._uio.dev_config}".encode()).hexdigest()[:32])
+        storage = self._uio.dev_config.partition(";")[0]
+        return Identity(serial or hashlib.sha256(f"{self.name}/{storage}".encode()).hexdigest()[:32])
 
     def pending(self) -> int | None:
         """See :class:`Target`."""
