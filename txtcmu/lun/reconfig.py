@@ -158,8 +158,8 @@ class Reconfiguration:
                 f" {backstore.size} bytes: change the storage first"
             )
         old, unit = device.settings.size, device.unit
-        try:
-            with self._using():
+        with self._using():
+            try:
                 if size < old:
                     # From now on nobody new gets behind the end.
                     unit.blocks = size // unit.block_size
@@ -167,9 +167,9 @@ class Reconfiguration:
                     self._check(backstore)
                 if IResizable.providedBy(backstore):
                     await self._resize_storage(backstore, old, size)
-        except BaseException:
-            unit.blocks = old // unit.block_size
-            raise
+            except BaseException:
+                unit.blocks = old // unit.block_size
+                raise
         device.settings = evolve(device.settings, size=size)
         unit.blocks = size // unit.block_size
         device.attentions.establish(c.CAPACITY_DATA_HAS_CHANGED)
@@ -206,13 +206,13 @@ class Reconfiguration:
         unit.write_cache = on
         if not on:
             # New writes are durable from here on; what came before them is flushed before anybody is told.
-            try:
-                with self._using():
+            with self._using():
+                try:
                     await self._drain()
                     await self._flush(backstore)
-            except BaseException:
-                unit.write_cache = True
-                raise
+                except BaseException:
+                    unit.write_cache = True
+                    raise
         device.attentions.establish(c.MODE_PARAMETERS_CHANGED)
 
     async def _reopen(self, config: DeviceConfig) -> None:
