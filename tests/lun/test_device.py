@@ -682,6 +682,43 @@ class CloseTests(_TestCase):
         rig.kernel._commands.clear()
         rig.kernel._ring.reset()
 
+    def test_removed_while_a_backstore_hangs(self) -> None:
+        """A device that is removed while its backstore holds a window lets go of the kernel's memory when that does."""
+        write = Later(Held)
+        backstore = ScriptedBackstore(SIZE, write=write)
+        rig = self.rig(backstore)
+        rig.initiator.write(0, BLOCK)
+        rig.settle()
+        rig.kernel.remove()
+        rig.settle()
+        self.assertEqual((rig.device.state, rig.reactor.readers, backstore.names), (State.DRAINING, [], ["write"]))
+        rig.reactor.advance(1000)
+        self.assertEqual(rig.device.state, State.DRAINING)
+        write.made[0].callback(None)
+        rig.settle()
+        self.assertEqual((rig.device.state, backstore.names), (State.CLOSED, ["write", "flush", "close"]))
+        self.assertNotIn("free_kept_buf", rig.target.calls)
+        rig.kernel._commands.clear()
+        rig.kernel._ring.reset()
+
+    def test_blocked_by_the_operator(self) -> None:
+        """While the kernel blocks the device what was taken ends as ever; afterwards it takes commands again."""
+        write = Later()
+        rig = self.rig(ScriptedBackstore(SIZE, write=write))
+        taken = rig.initiator.write(0, BLOCK)
+        rig.settle()
+        rig.kernel.block_dev(True)
+        refused = rig.initiator.write(1, BLOCK)
+        write.made[0].callback(None)
+        rig.settle()
+        self.assertEqual((taken.status, refused.status), (GOOD, BUSY))
+        rig.kernel.block_dev(False)
+        again = rig.initiator.write(1, BLOCK)
+        rig.settle()
+        write.made[1].callback(None)
+        rig.settle()
+        self.assertEqual(again.status, GOOD)
+
     def test_removed_found_by_the_doorbell(self) -> None:
         """A completion that finds the device removed closes it just so."""
         write = Later()
