@@ -177,17 +177,16 @@ class BlockMap:
                 self._empty(int(leaf))
         return np.concatenate(replaced) if replaced else _NOTHING
 
-    def grow(self, blocks: int) -> None:
-        """Make room for a larger disk: what is new are holes.  :raise ValueError: it is smaller."""
-        if blocks < self.blocks:
-            raise ValueError(f"{blocks} blocks are less than {self.blocks}")
-        larger = BlockMap(blocks, self.leaf_blocks)
-        larger._states[: self.leaves] = self._states
-        larger._dirty[: self.leaves] = self._dirty
-        for leaf in np.flatnonzero((self._states == _Leaf.LOADED) | (self._states == _Leaf.OVERLAID)):
-            larger._span(int(leaf))[:] = self._span(int(leaf))
-        self.blocks, self.leaves, self._memory = larger.blocks, larger.leaves, larger._memory
-        self._where, self._states, self._dirty = larger._where, larger._states, larger._dirty
+    def resize(self, blocks: int) -> None:
+        """Become the map of a larger disk, whose new blocks are holes, or of a smaller one, which loses only holes."""
+        other = BlockMap(blocks, self.leaf_blocks)
+        kept = min(self.leaves, other.leaves)
+        other._states[:kept] = self._states[:kept]
+        other._dirty[:kept] = self._dirty[:kept]
+        for leaf in np.flatnonzero((other._states == _Leaf.LOADED) | (other._states == _Leaf.OVERLAID)):
+            other._span(int(leaf))[:] = self._span(int(leaf))
+        self.blocks, self.leaves, self._memory = other.blocks, other.leaves, other._memory
+        self._where, self._states, self._dirty = other._where, other._states, other._dirty
 
     # Checkpoints
 

@@ -20,6 +20,9 @@ class BlockCache:
     def __len__(self) -> int:
         return len(self._blocks)
 
+    def __contains__(self, where: int) -> bool:
+        return where in self._blocks
+
     def get(self, where: int) -> Any:
         """Return the bytes of the block at a location, or ``None``."""
         data = self._blocks.pop(where, None)

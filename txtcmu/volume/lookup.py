@@ -101,6 +101,19 @@ class Lookup:
             raise MediumError("the block is damaged", block * BLOCK)
         return batch.block(slot_of(where))
 
+    def read_ahead(self, block: int, count: int) -> None:
+        """Begin to bring adjacent blocks into memory, as far as the map knows where they are."""
+        count = min(count, self._state.blocks.blocks - block)
+        if count <= 0 or self._state.blocks.missing(block, count):
+            return
+        wanted = [
+            (block + number, where)
+            for number, where in enumerate(self._state.blocks.locations(block, count).tolist())
+            if where != HOLE and where not in self._cache and seq_of(where) <= self._log.durable
+        ]
+        for reading in self._reader.fetch(wanted):
+            reading.addErrback(lambda _: None)  # whoever wants the block will see for himself
+
     async def base(self, block: int) -> Any:
         """Return the bytes of a block as they are before the open batch.
 

@@ -6,7 +6,7 @@ by one request, and nobody asks for a slot that is being read already.  Every sl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -47,25 +47,23 @@ class Reader:
         self._cache = cache
         self._reading: dict[int, Promise] = {}
 
-    def fetch(self, wanted: Iterable[tuple[int, int]]) -> list[Deferred[Any]]:
+    def fetch(self, wanted: list[tuple[int, int]]) -> list[Deferred[Any]]:
         """Begin to read blocks that are not in the cache.
 
         :param wanted: block and location of each.
         :return: a Deferred for each location, of its bytes, in the same order; cancelling it does not stop the request,
             which others may wait for.
         """
-        wanted = list(wanted)
+        promises = {where: self._reading.get(where) or Promise() for _, where in wanted}
         fresh = sorted((where, block) for block, where in wanted if where not in self._reading)
+        self._reading.update(promises)
         for run in _runs(fresh):
-            promises = {where: Promise() for where, _ in run}
-            self._reading.update(promises)
-            Deferred.fromCoroutine(self._fetch(run)).addBoth(self._fetched, promises)
-        return [self._reading[where].wait() for _, where in wanted]
+            Deferred.fromCoroutine(self._fetch(run)).addBoth(self._fetched, [where for where, _ in run])
+        return [promises[where].wait() for _, where in wanted]
 
-    def _fetched(self, result: Any, promises: dict[int, Promise]) -> None:
-        for where, promise in promises.items():
-            del self._reading[where]
-            promise.resolve(result[where] if isinstance(result, dict) else result)
+    def _fetched(self, result: Any, run: list[int]) -> None:
+        for where in run:
+            self._reading.pop(where).resolve(result[where] if isinstance(result, dict) else result)
 
     async def _fetch(self, run: list[tuple[int, int]]) -> dict[int, Any]:
         """Return the blocks of a run of slots by location; one that is damaged is a MediumError instead."""

@@ -15,6 +15,7 @@ class Tuning:
     :ivar pending: batches that are closed and not durable, before writes have to wait.
     :ivar flushes: batches on their way before a flush shares the next with others.
     :ivar cache_blocks: blocks kept in memory.
+    :ivar read_ahead_blocks: most blocks that are read before they are asked for.
     :ivar checkpoint_objects: most objects of the log that an opening has to replay.
     :ivar checkpoint_age: seconds until what has changed is in a checkpoint.
     """
@@ -24,5 +25,6 @@ class Tuning:
     pending: int = 16
     flushes: int = 2
     cache_blocks: int = 16384
+    read_ahead_blocks: int = 2048
     checkpoint_objects: int = 4096
     checkpoint_age: float = 600.0

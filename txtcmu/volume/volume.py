@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 
 from txtcmu.errors import ConfigError, FencedError, ObjectStoreError
 from txtcmu.iovec import scatter
+from txtcmu.results import Promise
 from txtcmu.volume.batch import ClosedBatch
 from txtcmu.volume.cache import BlockCache
 from txtcmu.volume.checkpoint import Checkpointer
@@ -22,6 +23,7 @@ from txtcmu.volume.loader import Loader
 from txtcmu.volume.log import Log
 from txtcmu.volume.lookup import Lookup
 from txtcmu.volume.persistent import PersistentStore
+from txtcmu.volume.readahead import ReadAhead
 from txtcmu.volume.reader import Reader
 from txtcmu.volume.replay import Replay
 from txtcmu.volume.slots import BLOCK, SLOT
@@ -55,9 +57,10 @@ class Volume:
         loader = Loader(persistent, state)
         reader = Reader(persistent, state, self._cache)
         self._lookup = Lookup(state, keeper, self._log, loader, reader, self._cache)
+        self._ahead = ReadAhead(min(tuning.read_ahead_blocks, tuning.cache_blocks // 4))
         self._writer = Writer(state, keeper, self._log, self._lookup, clock, tuning)
         self._checkpointer = Checkpointer(store, state, keeper, self._log, loader)
-        self._checkpoint: Deferred[None] | None = None
+        self._checkpoint: Promise | None = None
         self._timer: Any = None
         self._replayable = replay.next - 1 - (head.checkpoint.seq if head.checkpoint else 0)
         #: Takes what changes the disk; see :class:`~txtcmu.volume.writer.Writer`.
@@ -76,6 +79,9 @@ class Volume:
         length = sum(map(len, buffers))
         first, start = divmod(offset, BLOCK)
         blocks = list(range(first, (offset + length - 1) // BLOCK + 1))
+        ahead = self._ahead.read(first, len(blocks))
+        if ahead is not None:
+            self._lookup.read_ahead(*ahead)
         if self._state.blocks.missing(first, len(blocks)):
             reading = Deferred.fromCoroutine(self._load_and_read(blocks))
         else:
@@ -110,42 +116,57 @@ class Volume:
         if self._checkpoint is not None or self._log.fenced is not None:
             return
         if self._replayable >= self._tuning.checkpoint_objects or len(self._keeper.head.epochs) >= _MANY_EPOCHS:
-            self._begin_checkpoint()
+            self._checkpoint_by_itself()
         elif self._timer is None and self._replayable:
-            self._timer = self._clock.callLater(self._tuning.checkpoint_age, self._begin_checkpoint)
+            self._timer = self._clock.callLater(self._tuning.checkpoint_age, self._checkpoint_by_itself)
 
-    def _begin_checkpoint(self) -> Deferred[None]:
+    def _checkpoint_by_itself(self) -> None:
+        self.checkpoint().addErrback(self._checkpoint_failed)
+
+    def _checkpoint_failed(self, failure: Failure) -> None:
+        if isinstance(failure.value, FencedError):
+            self._log.fence(failure.value)
+        elif isinstance(failure.value, ObjectStoreError):
+            _logger.warn("checkpoint: {error}; later", error=failure.value)
+        else:
+            _logger.failure("checkpoint", failure)
+
+    def checkpoint(self) -> Deferred[None]:
+        """Make a checkpoint of all that was taken, or wait for the one that is being made."""
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
         if self._checkpoint is None:
-            before = self._replayable
-            seq = self._writer.close_batch()
-            self._checkpoint = Deferred.fromCoroutine(self._checkpointer.write(seq))
-            self._checkpoint.addBoth(self._checkpointed, before)
-        return self._checkpoint
+            self._checkpoint = promise = Promise()
+            writing = Deferred.fromCoroutine(self._checkpointer.write(self._writer.close_batch()))
+            writing.addBoth(self._checkpointed, self._replayable).addBoth(promise.resolve)
+            return promise.wait()
+        return self._checkpoint.wait()
 
-    def _checkpointed(self, result: Any, before: int) -> None:
+    def _checkpointed(self, result: Any, replayable: int) -> Any:
         self._checkpoint = None
         if not isinstance(result, Failure):
-            self._replayable -= before
-        elif isinstance(result.value, FencedError):
-            self._log.fence(result.value)
-        elif isinstance(result.value, ObjectStoreError):
-            _logger.warn("checkpoint: {error}; later", error=result.value)
-        else:
-            _logger.failure("checkpoint", result)
+            self._replayable -= replayable
+        return result
 
     # Size, and the end
 
-    async def grow(self, size: int) -> None:
-        """Make the disk larger.
+    async def resize(self, size: int) -> None:
+        """Make the disk larger, or smaller; a smaller one loses first what is cut off, and then the room for it.
 
         :param size: bytes.
-        :raise txtcmu.errors.ConfigError: it is no larger, or no whole number of blocks.
+        :raise txtcmu.errors.ConfigError: it is no whole number of blocks.
         """
-        if size < self.size or size % BLOCK:
-            raise ConfigError(f"a volume of {self.size} bytes can become larger, by multiples of {BLOCK}, not {size}")
+        if size <= 0 or size % BLOCK:
+            raise ConfigError(f"a volume is a multiple of {BLOCK} bytes long, not {size}")
+        if size < self.size:
+            discarded = self.discard(size, self.size - size)
+            if discarded is not None:
+                await discarded
+            if self._checkpoint is not None:
+                await self._checkpoint.wait()
+            # Neither the log nor the map may speak of blocks that are not there.
+            await self.checkpoint()
         seq = self._writer.close_batch()
         # What is written from now on must not outlive a crash in which the new size does not.
         self._log.hold()
@@ -154,22 +175,25 @@ class Volume:
             await self._keeper.replace(lambda _: {"size": size})
         finally:
             self._log.release()
-        self._state.blocks.grow(size // BLOCK)
+        self._state.blocks.resize(size // BLOCK)
 
     async def close(self) -> None:
         """Make everything durable, write a checkpoint, and let go of the volume.
 
         :raise FencedError: another has it.
         """
-        self._writer.stop()
         await self.flush()
-        if self._checkpoint is not None:
-            await self._checkpoint
-        if self._replayable:
-            await self._begin_checkpoint()
-        if self._timer is not None:
-            self._timer.cancel()
+        while self._replayable:
+            await self.checkpoint()
         await self._keeper.replace(lambda head: {"writer": evolve(head.writer, closed=True)})
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Stop at once, without a word to the store: what is not durable is lost."""
+        self._writer.stop()
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
         self._log.stop()
 
 
