@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.unit_kernel.fake_configfs import FakeConfigFS
+from txtcmu import config
 from txtcmu.cli import main
 from txtcmu.cli.environment import Environment
 from txtcmu.config import Configuration
@@ -37,7 +38,10 @@ class Opened:
 class Factory:
     """Storage in no place at all, of :attr:`size` bytes."""
 
-    options = frozenset({"colour"})
+    name = "test"
+    summary = "a disk of a test"
+    options = frozenset({"colour", "password"})
+    secrets = frozenset({"password"})
 
     def __init__(self) -> None:
         self.size: object = MIB
@@ -80,17 +84,20 @@ class CommandTestCase(SynchronousTestCase):
         self.addCleanup(directory.cleanup)
         self.configfs = FakeConfigFS(Path(directory.name))
         self.factory = Factory()
+        self.group: int | None = GROUP
         self.enabling: Callable[[Backstore, Callable[[], object]], None] = lambda made, notice: made.enable()
         self.world = Environment(
             configfs=self.configfs,
             sysfs=self.configfs.sysfs,
             dev=self.configfs.dev,
             proc=self.configfs.proc,
+            modules=self.configfs.dev.parent / "modules",
+            factories=lambda: [self.factory],
             find=self.find,
-            load=lambda path: Configuration(),
+            load=lambda path: Configuration() if path is None else config.load(path),
             run=run,
             enable=lambda made, notice: self.enabling(made, notice),
-            group=lambda: GROUP,
+            group=lambda: self.group,
         )
 
     def find(self, name: str) -> Factory:

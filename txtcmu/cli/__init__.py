@@ -16,6 +16,7 @@ __all__ = ["main"]
 # Verb: the module that holds a click command of that name, with an underscore behind it if Python keeps the name.
 VERBS = {
     "create": "txtcmu.cli.create",
+    "doctor": "txtcmu.cli.doctor",
     "ls": "txtcmu.cli.ls",
     "rm": "txtcmu.cli.rm",
     "try": "txtcmu.testing.tryout",

@@ -48,6 +48,8 @@ class Environment:
     sysfs: Path = SYSFS
     dev: Path = DEV
     proc: Path = Path("/proc")
+    modules: Path = Path("/lib/modules")
+    factories: Callable[[], list[Any]] = registry.all_factories
     find: Callable[[str], Any] = registry.find
     load: Callable[[Path | None], Any] = config.load
     run: Callable[[Callable[[Any], Coroutine[Any, Any, Any]]], Any] = _run
