@@ -141,10 +141,12 @@ class IDiscard(Interface):
 
 
 class IWriteZeroes(Interface):
-    """A backstore that can write zeroes without being sent them; no SCSI command asks for it yet."""
+    """A backstore that can write zeroes without being sent them (SBC-4, WRITE SAME of zeroes)."""
 
     def write_zeroes(offset: int, length: int) -> object:
         """Make ``length`` bytes at ``offset`` read as zeroes; space is kept where the storage can keep it.
+
+        At most 32 MiB at a time, whole blocks.  As with a write, nothing else changes these bytes meanwhile.
 
         :return: ``None``, or a Deferred or coroutine of it.
         """
@@ -153,11 +155,14 @@ class IWriteZeroes(Interface):
 class ICompareAndWrite(Interface):
     """A backstore that compares and writes in one step, against other hosts too (SBC-4, COMPARE AND WRITE).
 
-    Without it the device reads, compares and writes while no other write of its own reaches these blocks.
+    Without it the device reads, compares and writes while no other change of its own reaches these blocks, and reads
+    of them that come meanwhile wait.
     """
 
     def compare_and_write(offset: int, expected: memoryview, data: memoryview) -> object:
         """Replace ``expected`` at ``offset`` by ``data``, of the same length, or change nothing.
+
+        At most 255 blocks.  A flush follows where it has to be durable.  Both are copies, of the ring's memory neither.
 
         :return: ``None``, or a Deferred or coroutine of it.
         :raise txtcmu.errors.MiscompareError: something else is there.
@@ -165,7 +170,10 @@ class ICompareAndWrite(Interface):
 
 
 class IBlockStatus(Interface):
-    """A backstore that knows which of its bytes hold data (SBC-4, GET LBA STATUS)."""
+    """A backstore that knows which of its bytes hold data (SBC-4, GET LBA STATUS).
+
+    It is asked only if it provides :class:`IDiscard` too: where nothing can be given back, all is mapped.
+    """
 
     def extents(offset: int, length: int) -> object:
         """Say what is where from ``offset`` on; may end before ``length`` bytes, but not at once.
