@@ -165,7 +165,9 @@ class ClosedBatch:
 
     def holes(self) -> Iterator[tuple[int, int]]:
         """Return address and length of each hole."""
-        return ((run.block, run.count) for run in self.header.runs() if not run.slot)
+        entries = self.header.entries
+        holes = entries[entries["slot"] == 0]
+        return zip(holes["block"].tolist(), holes["count"].tolist(), strict=True)
 
     def block(self, slot: int) -> memoryview:
         """Return the bytes of the block in a slot."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 __all__ = ["BlockCache"]
@@ -15,7 +16,8 @@ class BlockCache:
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._blocks: dict[int, Any] = {}  # in the order of their last use
+        # In the order of their last use; a plain dict is slow to find its first after many were taken from there.
+        self._blocks: OrderedDict[int, Any] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._blocks)
@@ -25,15 +27,13 @@ class BlockCache:
 
     def get(self, where: int) -> Any:
         """Return the bytes of the block at a location, or ``None``."""
-        data = self._blocks.pop(where, None)
+        data = self._blocks.get(where)
         if data is not None:
-            self._blocks[where] = data
+            self._blocks.move_to_end(where)
         return data
 
     def put(self, where: int, data: Any) -> None:
         """Keep the bytes of a block."""
-        blocks = self._blocks
-        blocks.pop(where, None)
-        blocks[where] = data
-        if len(blocks) > self._capacity:
-            del blocks[next(iter(blocks))]
+        self._blocks[where] = data
+        if len(self._blocks) > self._capacity:
+            self._blocks.popitem(last=False)
