@@ -60,7 +60,9 @@ class Trial:
         self.survives = await storage.survives()
         async for outcome in run_contract(reactor, storage, self.survives):
             self.outcomes.append(outcome)
-        await as_deferred((await storage.fresh()).close())
+        zeroed = await storage.fresh()
+        await as_deferred(zeroed.flush())  # a close alone may lose what was written
+        await as_deferred(zeroed.close())
         until = reactor.seconds() + self.seconds
         enough = (lambda _: reactor.seconds() >= until) if self.operations is None else self.operations.__le__
         self.load = Load(reactor, storage, enough)
