@@ -8,6 +8,7 @@ import os
 from typing import NamedTuple
 
 _SG_IO = 0x2285
+_TO_DEVICE = -2
 _FROM_DEVICE = -3
 _NONE = -1
 
@@ -40,25 +41,26 @@ class _Header(ctypes.Structure):
 
 
 class Outcome(NamedTuple):
-    """How a command ended: SAM status, the host adapter's status (0 = it did arrive), sense data, Data-In."""
+    """How a command ended: SAM status, the host adapter's status (0 = it did arrive), sense data, Data-In, residual."""
 
     status: int
     host_status: int
     sense: bytes
     data: bytes
+    residual: int
 
 
-def sg_io(path: str, cdb: bytes, data_in_length: int = 0, timeout: float = 60.0) -> Outcome:
+def sg_io(path: str, cdb: bytes, data_in_length: int = 0, timeout: float = 60.0, data_out: bytes = b"") -> Outcome:
     """Send ``cdb`` to a disk; the kernel aborts the command after ``timeout`` seconds."""
-    data = ctypes.create_string_buffer(max(1, data_in_length))
+    data = ctypes.create_string_buffer(data_out, max(1, data_in_length, len(data_out)))
     sense = ctypes.create_string_buffer(64)
     command = ctypes.create_string_buffer(cdb, len(cdb))
     header = _Header(
         interface_id=ord("S"),
-        dxfer_direction=_FROM_DEVICE if data_in_length else _NONE,
+        dxfer_direction=_TO_DEVICE if data_out else _FROM_DEVICE if data_in_length else _NONE,
         cmd_len=len(cdb),
         mx_sb_len=len(sense),
-        dxfer_len=data_in_length,
+        dxfer_len=len(data_out) or data_in_length,
         dxferp=ctypes.addressof(data),
         cmdp=ctypes.addressof(command),
         sbp=ctypes.addressof(sense),
@@ -69,4 +71,6 @@ def sg_io(path: str, cdb: bytes, data_in_length: int = 0, timeout: float = 60.0)
         fcntl.ioctl(descriptor, _SG_IO, header)
     finally:
         os.close(descriptor)
-    return Outcome(header.status, header.host_status, sense.raw[: header.sb_len_wr], data.raw[:data_in_length])
+    return Outcome(
+        header.status, header.host_status, sense.raw[: header.sb_len_wr], data.raw[:data_in_length], header.resid
+    )
