@@ -8,14 +8,21 @@ from collections.abc import Callable
 from txtcmu.backstores.file import FileBackstore
 from txtcmu.backstores.fileio import SystemCalls
 from txtcmu.backstores.image import create_image, open_image
-from txtcmu.interfaces import IDiscard, IForceUnitAccess, IResizable, IVectoredBackstore, IWriteZeroes
+from txtcmu.interfaces import (
+    IBlockStatus,
+    IDiscard,
+    IForceUnitAccess,
+    IResizable,
+    IVectoredBackstore,
+    IWriteZeroes,
+)
 from txtcmu.testing.contract import BackstoreContract
 
 
 class FileContract(BackstoreContract):
     """The contract on an image file, with system calls to choose."""
 
-    companions = frozenset({IVectoredBackstore, IForceUnitAccess, IDiscard, IWriteZeroes, IResizable})
+    companions = frozenset({IVectoredBackstore, IForceUnitAccess, IDiscard, IWriteZeroes, IBlockStatus, IResizable})
     mktemp: Callable[[], str]
 
     def calls(self) -> SystemCalls:

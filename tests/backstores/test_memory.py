@@ -17,7 +17,14 @@ from txtcmu.backstores.image import Image
 from txtcmu.backstores.memory import MemoryBackstore, MemoryFactory
 from txtcmu.devconfig import DeviceConfig, DeviceParameters
 from txtcmu.errors import ConfigError
-from txtcmu.interfaces import IBackstoreFactory, IDiscard, IResizable, IVectoredBackstore, IWriteZeroes
+from txtcmu.interfaces import (
+    IBackstoreFactory,
+    IBlockStatus,
+    IDiscard,
+    IResizable,
+    IVectoredBackstore,
+    IWriteZeroes,
+)
 from txtcmu.testing.contract import BackstoreContract
 
 
@@ -26,7 +33,7 @@ def parameters(dev_config: str, size: int | None = 1 << 20, reactor: Any = None)
 
 
 class MemoryContract(BackstoreContract):
-    companions = frozenset({IVectoredBackstore, IDiscard, IWriteZeroes, IResizable})
+    companions = frozenset({IVectoredBackstore, IDiscard, IWriteZeroes, IBlockStatus, IResizable})
 
 
 class AnonymousTests(MemoryContract, TestCase):
@@ -69,6 +76,41 @@ class MemoryTests(SynchronousTestCase):
     def problem(self, dev_config: str, size: int | None = 1 << 20) -> str:
         """Return why a disk cannot be opened."""
         return str(self.assertRaises(ConfigError, self.factory.open, parameters(dev_config, size)))
+
+    def test_extents(self) -> None:
+        """What was written is mapped, what was never, or was given back, is not; of many extents the first are told."""
+        disk = MemoryBackstore(8 << 20)
+        self.addCleanup(disk.close)
+        self.assertEqual(disk.extents(0, 8 << 20), [(8 << 20, False)])
+        disk.write(1 << 20, memoryview(b"x" * (2 << 20)))
+        disk.discard(2 << 20, 512 << 10)
+        hole, data = 512 << 10, 512 << 10
+        self.assertEqual(
+            disk.extents(4096, (8 << 20) - 4096),
+            [((1 << 20) - 4096, False), (1 << 20, True), (hole, False), (data, True), (5 << 20, False)],
+        )
+        self.assertEqual(disk.extents(1 << 20, 512), [(512, True)])
+        for at in range(0, 8 << 20, 8192):
+            disk.discard(at, 4096)
+            disk.write(at + 4096, memoryview(b"x" * 4096))
+        extents = disk.extents(0, 8 << 20)
+        assert isinstance(extents, list)
+        self.assertEqual(extents, [(4096, False), (4096, True)] * (len(extents) // 2))
+        self.assertLess(len(extents), 300)
+
+    def test_extents_of_storage_without_holes(self) -> None:
+        """Storage that knows of no holes is all data; an error is one."""
+        codes = [errno.EINVAL]
+
+        def lseek(*_: Any) -> int:
+            raise OSError(codes[0], "lseek")
+
+        disk = MemoryBackstore(1 << 20)
+        self.addCleanup(disk.close)
+        disk._image.system.lseek = lseek
+        self.assertEqual(disk.extents(4096, 8192), [(8192, True)])
+        codes[0] = errno.EIO
+        self.assertRaises(OSError, disk.extents, 4096, 8192)
 
     def test_factory(self) -> None:
         """The factory provides what the registry looks for."""

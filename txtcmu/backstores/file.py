@@ -14,7 +14,7 @@ slow call a second is what a disk that cannot keep up may cost the other devices
 *Filesystems that do not know* ``RWF_NOWAIT`` (NFS, FUSE and the like) may hang for minutes: everything goes to
 threads there.
 
-*Flush, FUA, discard and zeroing* always go to a thread.
+*Flush, FUA, discard, zeroing and looking for holes* always go to a thread.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from txtcmu.errors import BackstoreError, ConfigError
 from txtcmu.interfaces import (
     IBackstore,
     IBackstoreFactory,
+    IBlockStatus,
     IDiscard,
     IForceUnitAccess,
     IResizable,
@@ -53,7 +54,7 @@ _SLOW = 0.01  # a busy processor alone can take a few milliseconds away
 _PATIENCE = 1.0
 
 
-@implementer(IBackstore, IVectoredBackstore, IForceUnitAccess, IWriteZeroes)
+@implementer(IBackstore, IVectoredBackstore, IForceUnitAccess, IWriteZeroes, IBlockStatus)
 class FileBackstore:
     """A disk in an :class:`~txtcmu.backstores.image.Image`, which belongs to it from now on."""
 
@@ -180,6 +181,10 @@ class FileBackstore:
     def write_zeroes(self, offset: int, length: int) -> Deferred[None]:
         """Zero a range without sending it."""
         return self._change(self._image.write_zeroes, offset, length)
+
+    def extents(self, offset: int, length: int) -> Deferred[list[tuple[int, bool]]]:
+        """Tell data from holes; of a block device all is data."""
+        return run(self._reactor, self._image.extents, offset, length)
 
     def resize(self, size: int) -> Deferred[None]:
         """Change the length of a file; that of a block device is not ours to change."""

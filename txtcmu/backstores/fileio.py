@@ -85,6 +85,7 @@ class SystemCalls:
     fdatasync: Callable[..., None] = staticmethod(os.fdatasync)
     fallocate: Callable[..., None] = staticmethod(_fallocate)
     ftruncate: Callable[..., None] = staticmethod(os.ftruncate)
+    lseek: Callable[..., int] = staticmethod(os.lseek)
     ioctl: Callable[..., bytes] = staticmethod(_ioctl)
     queue_limit: Callable[..., int] = staticmethod(queue_limit)
 

@@ -20,6 +20,7 @@ from txtcmu.errors import BackstoreError, ConfigError
 __all__ = ["Image", "create_image", "open_image"]
 
 _ZEROES = memoryview(bytes(1 << 20))
+_EXTENTS = 256  # told at a time: a fragmented image has millions
 
 
 class Image:
@@ -174,6 +175,30 @@ class Image:
             fileio.write_fully(self.system.pwritev, self.fd, [piece], offset)
             offset += len(piece)
             length -= len(piece)
+
+    def extents(self, offset: int, length: int) -> list[tuple[int, bool]]:
+        """Tell data from holes, as :class:`~txtcmu.interfaces.IBlockStatus`; what nobody knows is data."""
+        extents: list[tuple[int, bool]] = []
+        at, end = offset, offset + length
+        while at < end and len(extents) < _EXTENTS:
+            data = self._seek(at, os.SEEK_DATA, end, otherwise=at)
+            if data > at:
+                extents.append((data - at, False))
+            at = self._seek(data, os.SEEK_HOLE, end, otherwise=end) if data < end else end
+            if at > data:
+                extents.append((at - data, True))
+        return extents
+
+    def _seek(self, at: int, whence: int, end: int, otherwise: int) -> int:
+        """Return where the next data or hole begins, ``otherwise`` where the storage does not know of holes."""
+        try:
+            return min(end, self.system.lseek(self.fd, at, whence))
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return end
+            if error.errno not in UNSUPPORTED | {errno.EINVAL}:
+                raise
+            return otherwise
 
     def look_again(self) -> int:
         """Return how many bytes there are now: a device may have been resized by whoever has it."""

@@ -23,6 +23,7 @@ from txtcmu.errors import ConfigError
 from txtcmu.interfaces import (
     IBackstore,
     IBackstoreFactory,
+    IBlockStatus,
     IDiscard,
     IResizable,
     IVectoredBackstore,
@@ -36,12 +37,12 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _LONG = 64 << 20  # freeing it takes 8 ms: more is no work for the reactor's thread
 
 
-@implementer(IBackstore, IVectoredBackstore, IDiscard, IWriteZeroes, IResizable)
+@implementer(IBackstore, IVectoredBackstore, IDiscard, IWriteZeroes, IBlockStatus, IResizable)
 class MemoryBackstore:
     """A disk in memory, whose operations are done when they return.
 
     :param storage: how many bytes, for a disk that ends with its last user; or the image of a named one.
-    :param reactor: with one, very long discards go to a thread.
+    :param reactor: with one, what takes long goes to a thread.
     """
 
     read_only = False
@@ -96,6 +97,12 @@ class MemoryBackstore:
 
     # Memory that holds zeroes is better free.
     write_zeroes = discard
+
+    def extents(self, offset: int, length: int) -> list[tuple[int, bool]] | Deferred[list[tuple[int, bool]]]:
+        """Tell what memory is taken: looked up page by page."""
+        if length > _LONG and self._reactor is not None:
+            return run(self._reactor, self._image.extents, offset, length)
+        return self._image.extents(offset, length)
 
     def resize(self, size: int) -> Deferred[None] | None:
         """Grow, which takes no memory until it is written, or shrink, which gives it back."""
