@@ -68,3 +68,14 @@ def test_its_tests(project: Path, environment: VirtualEnvironment) -> None:
     passed = re.search(r"PASSED \(successes=(\d+)\)", printed)
     assert passed is not None, printed
     assert int(passed[1]) > 15
+
+
+def test_try(project: Path, environment: VirtualEnvironment) -> None:
+    """``txtcmu try`` finds nothing wrong with the tutorial's disk."""
+    variable, *command = shown("PYTHONPATH=. txtcmu try sqlite/tmp/try.db --size 16M --seconds 3")
+    name, _, value = variable.partition("=")
+    where = f"sqlite{project}/try.db"
+    command[2:] = [where, "--size", "1M", "--operations", "50"]  # the same, in a place of its own and in less time
+    printed = environment.run(*command, cwd=project, **{name: value})
+    assert "passed: 0 of " in printed
+    assert "0 problems under load" in printed
