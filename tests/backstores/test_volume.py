@@ -46,7 +46,7 @@ class VolumeContractTests(BackstoreContract, TestCase):
 
         self.store = DeadStore(self.objects)
         keeper, replay = await take_over(self.store, "disk/", self.writer(), os.urandom, reactor, forced=False)
-        return VolumeDisk(Volume(self.store, keeper, replay, reactor, self.tuning))
+        return VolumeDisk(Volume(self.store, keeper, replay, reactor, self.tuning), lambda: None)
 
     def writer(self) -> Writer:
         return Writer(os.urandom(16), "machine", "host", 1, "today")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -9,6 +10,7 @@ from zope.interface import implementer
 
 from txtcmu.interfaces import IBackstore, IDiscard, IResizable, IVectoredBackstore, IWriteZeroes
 from txtcmu.iovec import gather
+from txtcmu.results import as_deferred
 from txtcmu.volume.slots import BLOCK
 from txtcmu.volume.volume import Volume
 
@@ -20,6 +22,8 @@ class VolumeDisk:
     """A disk whose blocks live in a volume.
 
     A write is in memory only until a flush; then it, and every write before it, is in the store.
+
+    :param closed: called when all is closed; may return a Deferred.
     """
 
     read_only = False
@@ -27,8 +31,9 @@ class VolumeDisk:
     discard_granularity = BLOCK
     discard_zeroes = True
 
-    def __init__(self, volume: Volume) -> None:
+    def __init__(self, volume: Volume, closed: Callable[[], Any]) -> None:
         self._volume = volume
+        self._closed = closed
 
     @property
     def size(self) -> int:
@@ -71,7 +76,11 @@ class VolumeDisk:
 
     async def close(self) -> None:
         """See :class:`~txtcmu.interfaces.IBackstore`."""
-        await self._volume.close()
+        try:
+            await self._volume.close()
+        finally:
+            self._volume.abandon()
+            await as_deferred(self._closed())
 
     def abandon(self) -> None:
         """Stop without a word to the store, as a process that is killed."""

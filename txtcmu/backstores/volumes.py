@@ -1,0 +1,110 @@
+"""Volumes for handlers: made, found and opened, on whatever store the handler brings."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from attrs import frozen
+
+from txtcmu.backstores.volumedisk import VolumeDisk
+from txtcmu.backstores.volumeoptions import VolumeOptions
+from txtcmu.devconfig import DeviceParameters
+from txtcmu.errors import ConfigError
+from txtcmu.volume.create import create_volume
+from txtcmu.volume.head import Geometry, Writer
+from txtcmu.volume.headkeeper import read_head
+from txtcmu.volume.slots import BLOCK
+from txtcmu.volume.takeover import take_over
+from txtcmu.volume.tuning import Tuning
+from txtcmu.volume.volume import Volume
+
+__all__ = ["Size", "create_disk", "open_disk"]
+
+#: What this process has open: a volume can be one LUN only.
+_open: set[UUID] = set()
+
+
+@frozen
+class Size:
+    """The answer to somebody who only asks for the size: a backstore that nobody reads."""
+
+    size: int
+    read_only = True
+    physical_block_size = BLOCK
+
+    def close(self) -> None:
+        """Nothing was opened."""
+
+
+async def create_disk(store: Any, prefix: str, parameters: DeviceParameters) -> None:
+    """Make a new, empty volume.  :raise ConfigError: something is there, or the size is impossible."""
+    assert parameters.size is not None
+    geometry = Geometry(batch_blocks=VolumeOptions.of(parameters.config).batch_blocks)
+    await create_volume(store, prefix, parameters.size, _writer(), os.urandom, geometry)
+
+
+async def open_disk(
+    store: Any,
+    prefix: str,
+    parameters: DeviceParameters,
+    prove: Callable[[], Awaitable[Any]],
+    closed: Callable[[], Any],
+) -> VolumeDisk | Size:
+    """Open the volume at ``prefix``; make it first, at the size of the device, when there is none.
+
+    :param prove: called before anything is written: fails unless the store honours conditions.
+    :param closed: called when the disk is closed.
+    """
+    options = VolumeOptions.of(parameters.config)
+    found = await read_head(store, prefix)
+    if parameters.size is None:
+        if found is None:
+            raise ConfigError(f"there is no volume at {parameters.config}: make it with --new --size SIZE")
+        return Size(found[0].size)
+    await prove()
+    if found is None:
+        if not options.create:
+            raise ConfigError(f"there is no volume at {parameters.config}: make it with `txtcmu create ... --new`")
+        geometry = Geometry(batch_blocks=options.batch_blocks)
+        head = await create_volume(store, prefix, parameters.size, _writer(), os.urandom, geometry)
+    else:
+        head = found[0]
+    if head.size != parameters.size:
+        raise ConfigError(
+            f"the volume at {parameters.config} has {head.size} bytes but the LUN has {parameters.size}: make the LUN"
+            f" again with --size {head.size}"
+        )
+    if head.uuid in _open:
+        raise ConfigError(f"{parameters.config} is open already in this daemon: a volume can be one LUN only")
+    _open.add(head.uuid)
+    try:
+        keeper, replay = await take_over(
+            store, prefix, _writer(), os.urandom, parameters.reactor, forced=options.takeover
+        )
+        tuning = Tuning(cache_blocks=options.cache_blocks, pending=options.pending)
+        volume = Volume(store, keeper, replay, parameters.reactor, tuning)
+    except BaseException:
+        _open.discard(head.uuid)
+        raise
+
+    def let_go() -> Any:
+        _open.discard(head.uuid)
+        return closed()
+
+    return VolumeDisk(volume, let_go)
+
+
+def _writer() -> Writer:
+    """Return this process as the writer of a volume, with a nonce for one opening."""
+    try:
+        machine = Path("/etc/machine-id").read_text().strip()
+    except OSError:
+        machine = ""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return Writer(os.urandom(16), machine or f"host {socket.gethostname()}", socket.gethostname(), os.getpid(), now)
