@@ -75,7 +75,7 @@ def test_try(project: Path, environment: VirtualEnvironment) -> None:
     variable, *command = shown("PYTHONPATH=. txtcmu try sqlite/tmp/try.db --size 16M --seconds 3")
     name, _, value = variable.partition("=")
     where = f"sqlite{project}/try.db"
-    command[2:] = [where, "--size", "1M", "--operations", "50"]  # the same, in a place of its own and in less time
+    command[2:] = [where, "--size", "4M", "--operations", "50"]  # the same, in a place of its own and in less time
     printed = environment.run(*command, cwd=project, **{name: value})
     assert "passed: 0 of " in printed
     assert "0 problems under load" in printed
