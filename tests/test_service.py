@@ -407,6 +407,7 @@ class ReconfigTests(ServiceTestCase):
             self.assertEqual(self.resize(size), self.answered(-errno.EINVAL), size)
         for dev_config in (b"disk\0", b"tape/a\0", b"disk/b\0", b"disk/a;colour=red\0", b"nope/a\0", b"\0", b"\xff/\0"):
             self.assertEqual(self.change(4, DEV_CFG, dev_config), self.answered(-errno.EINVAL), dev_config)
+        self.assertEqual(self.change(4, 99, b"of a later kernel"), self.answered(-errno.EINVAL))
         self.assertTrue(self.host.serves(kernel))
 
     def test_not_served(self) -> None:

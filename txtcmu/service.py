@@ -236,6 +236,8 @@ class TcmuService(Service):
                 await device.cache_writes(event.write_cache)
             elif event.dev_config is not None:
                 await device.reopen(self._configuration.device_config(event.dev_config.rstrip("\n")))
+            else:
+                raise ConfigError("this kernel changes what txtcmu does not know: use a txtcmu made for it")
         except (TCMUError, OSError) as error:
             self._log.error("{name}: change refused: {error}", name=event.name, error=error)
             raise

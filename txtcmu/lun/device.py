@@ -70,6 +70,10 @@ class Device:
 
     :param target: its kernel side, and ``threads``: where the calls of it that block are made.
     :param factory: who opens its backstore, as ``config`` says.
+    :ivar admitted: commands are answered, if only with NOT READY; what follows is there from then on.
+    :ivar settings: what the kernel has for it, and ``unit``: what initiators may learn of it.
+    :ivar attentions: what initiators have yet to be told, and ``medium``: its backstore.
+    :ivar resize: with ``cache_writes`` and ``reopen``: changes it, see :class:`Reconfiguration`.
     """
 
     def __init__(
@@ -90,7 +94,6 @@ class Device:
         self._closed = Promise()
         self._left = Promise()
         self._closing = False
-        #: Commands are answered, if only with NOT READY.
         self.admitted = False
         self._held = False
         self._mends = 0
