@@ -58,14 +58,15 @@ class Promise:
     """A result that comes once, and for which any number may wait, before and after."""
 
     def __init__(self) -> None:
-        self._come = False
+        #: Whether the result is there.
+        self.come = False
         self._result: Any = None
         self._waiting: list[Deferred[Any]] = []
 
     def wait(self) -> Deferred[Any]:
         """Return a Deferred of the result."""
         waiting: Deferred[Any] = Deferred()
-        if self._come:
+        if self.come:
             waiting.callback(self._result)
         else:
             self._waiting.append(waiting)
@@ -73,7 +74,7 @@ class Promise:
 
     def resolve(self, result: Any) -> None:
         """Give everybody ``result``; a Failure fails their Deferreds.  Fit for :meth:`Deferred.addBoth`."""
-        self._come = True
+        self.come = True
         self._result = result
         waiting, self._waiting = self._waiting, []
         for each in waiting:

@@ -8,7 +8,8 @@ from twisted.internet.defer import Deferred
 
 from tests.lun.support import BUSY, GOOD, Held, Later, RigTestCase, ScriptedBackstore
 from txtcmu.errors import KernelError, NotReadyError, RingError
-from txtcmu.lun.device import MEND_DELAYS, State
+from txtcmu.lun.attachment import MEND_DELAYS
+from txtcmu.lun.device import State
 from txtcmu.testing.rig import Rig
 
 BLOCK = b"x" * 512

@@ -1,7 +1,7 @@
 """What ties a device to the kernel: its UIO file, the ring in it, and who reads and completes its commands.
 
 A ring can break, by what is found in it or because the kernel flags it.  Then it is given up, emptied by the kernel,
-and begun anew in the same file: :meth:`Attachment.abandon`, :meth:`Attachment.renew`.
+and begun anew in the same file: :meth:`Attachment.mend`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from txtcmu.kernel.ring import open_ring
 from txtcmu.kernel.uio import UIO, RingConsumer, RingReader
 from txtcmu.lun.target import Settings, Target
 from txtcmu.lun.tasks import Task, TaskSet
+from txtcmu.results import Promise, within
 from txtcmu.threads import Threads
 
 __all__ = ["Attachment"]
@@ -26,6 +27,10 @@ __all__ = ["Attachment"]
 #: Seconds that a device waits for another process to leave it: a predecessor that drains, or dies.
 BUSY_PATIENCE: Final = 30.0
 _BUSY_RETRY: Final = 0.1
+#: Seconds before a ring is mended, the first time and when it keeps breaking.
+MEND_DELAYS: Final = (0.0, 1.0, 5.0, 30.0)
+#: Seconds after which a ring that was mended counts as sound.
+_SOUND: Final = 60.0
 #: Part of the kernel's cmd_time_out that a command may take before it is aborted here.
 DEADLINE_SHARE: Final = 0.8
 
@@ -33,10 +38,10 @@ DEADLINE_SHARE: Final = 0.8
 class Attachment:
     """The kernel's side of one device, once it is ours.
 
-    :param closing: whether the device is being closed: nobody is waited for then, and configfs is left alone.
+    :param left: comes when the device is being closed: nobody is waited for then, and configfs is left alone.
     :param consumer: who is told what the ring holds, and ``failed``: who ends a command whose handler raised.
     :param log: whose source is the device.
-    :ivar tasks: the outstanding commands of the ring; another set after :meth:`renew`.
+    :ivar tasks: the outstanding commands of the ring; another set after :meth:`mend`.
     """
 
     tasks: TaskSet
@@ -47,7 +52,7 @@ class Attachment:
         target: Target,
         threads: Threads,
         settings: Settings,
-        closing: Callable[[], bool],
+        left: Promise,
         consumer: RingConsumer,
         failed: Callable[[Task, BaseException], None],
         log: Logger,
@@ -56,12 +61,14 @@ class Attachment:
         self._target = target
         self._in_kernel = threads.run
         self._settings = settings
-        self._closing = closing
+        self._left = left
         self._consumer = consumer
         self._failed = failed
         self._log = log
         self._reading = False
         self._freeing: set[Deferred[None]] = set()
+        self._mends = 0
+        self._mended = 0.0
 
     async def open(self) -> None:
         """Open the device, empty its ring of what a dead daemon left, make reader and tasks.
@@ -86,7 +93,7 @@ class Attachment:
                 return self._target.open_uio()
             except KernelError as error:
                 busy = isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EBUSY
-                if not busy or self._closing() or self._reactor.seconds() >= deadline:
+                if not busy or self._left.come or self._reactor.seconds() >= deadline:
                     raise
             await deferLater(self._reactor, _BUSY_RETRY)
 
@@ -123,30 +130,36 @@ class Attachment:
         except OSError:
             pass
 
-    @property
-    def gone(self) -> bool:
-        """Whether the kernel has unregistered the device; its reader tells by itself, while it reads."""
-        try:
-            self._uio.acknowledge()
-        except OSError:
-            return True
-        return False
+    async def mend(self) -> None:
+        """Begin a broken ring anew: its windows go to other commands then, so first every handler has to let go.
 
-    def abandon(self) -> Deferred[None]:
-        """Give up a broken ring: take nothing more from it, complete nothing more in it, cancel what is outstanding.
+        One that breaks again and again is mended more and more seldom.  Ends without a new ring when the device is
+        being closed.
 
-        :return: fires when every handler has let go, and windows of the data area may go to other commands.
+        :raise OSError: the device is gone.
         """
         self.read(False)
         self._reader.flush()
         self.tasks.abandon()
-        return self.tasks.idle()
+        await self.tasks.idle()
+        if self._reactor.seconds() - self._mended > _SOUND:
+            self._mends = 0
+        while not self._left.come:
+            delay = MEND_DELAYS[min(self._mends, len(MEND_DELAYS) - 1)]
+            self._mends += 1
+            if delay and await within(self._reactor, delay, self._left.wait()):
+                return
+            self._uio.acknowledge()  # its reader, which would find it gone, does not read
+            try:
+                await self._renew()
+            except KernelError as error:
+                self._log.error("{log_source}: the ring cannot be mended: {error}", error=error)
+            else:
+                self._mended = self._reactor.seconds()
+                return
 
-    async def renew(self) -> None:
-        """Have the kernel empty the ring, whose commands end with BUSY, and begin anew; nothing may be outstanding.
-
-        :raise KernelError: it cannot, or the device is gone.
-        """
+    async def _renew(self) -> None:
+        """Have the kernel empty the ring, whose commands end with BUSY, and read the mailbox again."""
         # A late one would free a buffer of the new ring, which has the same ids.
         await DeferredList(list(self._freeing))
         await self._in_kernel(self._target.reset_ring)
@@ -155,7 +168,7 @@ class Attachment:
         self._make_ring()
 
     def _free_kept(self, cmd_id: int) -> None:
-        if self._closing():
+        if self._left.come:
             return  # closing the device frees it, and nobody may touch configfs while a removal waits for us
         freeing = self._in_kernel(self._target.free_kept_buf, cmd_id)
         freeing.addErrback(lambda failure: self._log.failure("{log_source}: freeing a kept buffer", failure))

@@ -22,7 +22,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from txtcmu.devconfig import DeviceConfig, DeviceParameters
-from txtcmu.errors import ConfigError, FencedError, KernelError, NotReadyError, RingError
+from txtcmu.errors import ConfigError, FencedError, NotReadyError, RingError
 from txtcmu.interfaces import IBackstore, IBackstoreFactory, ICommandHandler
 from txtcmu.lun.attachment import Attachment
 from txtcmu.lun.commands import UNREAD, BlockCommands, NotReadyCommands
@@ -43,10 +43,6 @@ OPEN_PATIENCE: Final = 10.0
 #: Seconds that commands then wait silently, before they are told NOT READY: an initiator that scans a disk which is
 #: not ready keeps for good what it is told then, and does without what only the open backstore can tell.
 COMMAND_PATIENCE: Final = 10.0
-#: Seconds before a ring is mended, the first time and when it keeps breaking.
-MEND_DELAYS: Final = (0.0, 1.0, 5.0, 30.0)
-#: Seconds after which a ring that was mended counts as sound.
-_SOUND: Final = 60.0
 
 
 class State(Enum):
@@ -96,8 +92,6 @@ class Device:
         self._closing = False
         self.admitted = False
         self._held = False
-        self._mends = 0
-        self._mended = 0.0
         self._mending: Promise | None = None
         self._changes = Reconfiguration(reactor, self, self._log)
         self.resize = self._changes.resize
@@ -185,7 +179,7 @@ class Device:
             self._target,
             self._threads,
             settings,
-            lambda: self._closing,
+            self._left,
             self,
             dispatcher.command_failed,
             self._log,
@@ -287,28 +281,11 @@ class Device:
             mended.addBoth(mending.resolve)
 
     async def _mend(self) -> None:
-        """Begin the ring anew: its windows go to other commands then, so first every handler has to let go.
-
-        One that breaks again and again is mended more and more seldom.
-        """
-        await self._attachment.abandon()
-        if self._reactor.seconds() - self._mended > _SOUND:
-            self._mends = 0
-        while not self._closing:
-            delay = MEND_DELAYS[min(self._mends, len(MEND_DELAYS) - 1)]
-            self._mends += 1
-            if delay and await within(self._reactor, delay, self._left.wait()):
-                return
-            if self._attachment.gone:
-                self.device_lost()
-                return
-            try:
-                await self._attachment.renew()
-            except KernelError as error:
-                self._log.error("{device}: the ring cannot be mended: {error}", device=self, error=error)
-            else:
-                break
-        self._mended = self._reactor.seconds()
+        try:
+            await self._attachment.mend()
+        except OSError:
+            self.device_lost()
+            return
         self._dispatcher.complete_in(self.tasks)
         if not self._closing:
             self.state = self._condition
