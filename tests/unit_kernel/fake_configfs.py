@@ -101,6 +101,8 @@ class FakeConfigFS(ConfigFS):
         self._check(path)
         super().write(path, value, mends)
         self.log.append(f"write {self._short(path)} {value}")
+        if path.name == "vpd_unit_serial":
+            path.write_text(f"{_BACKSTORE['wwn/vpd_unit_serial']}{value}\n")
         if path.name == "control":
             key, _, setting = value.partition("=")
             (path.parent / "attrib" / key).write_text(setting + "\n")
