@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 from attrs import evolve
@@ -12,6 +14,44 @@ from twisted.trial.unittest import SynchronousTestCase
 from txtcmu.iopath import Host, enter_io_path
 
 PR_SET_IO_FLUSHER = 57
+
+# What the daemon imports before it serves, and then what a device imports, whose backstore fails as well.
+_LATE_IMPORTS = """
+import sys
+from txtcmu import tap
+options = tap.Options()
+options.parseOptions(["--handler", "memory", "--config", "/dev/null"])
+tap.makeService(options)
+from twisted.logger import Logger, globalLogBeginner, textFileLogObserver
+globalLogBeginner.beginLoggingTo([textFileLogObserver(open("/dev/null", "w"))], redirectStandardIO=False)
+from txtcmu.backstores.memory import MemoryFactory
+from txtcmu.devconfig import DeviceConfig, DeviceParameters
+from txtcmu.interfaces import ICommandHandler
+from txtcmu.testing.rig import Rig
+from zope.interface import implementer
+@implementer(ICommandHandler)
+class Failing:
+    def handle(self, command):
+        raise ValueError("on purpose")
+    def close(self):
+        pass
+config = DeviceConfig("memory", "disk", {"create": "yes"})
+backstore = MemoryFactory().open(DeviceParameters(config, 1 << 20, 512, None, Logger()))
+rig = Rig(backstore)
+failing = Rig(Failing(), size=1 << 20)
+before = set(sys.modules)
+disk = rig.initiator
+commands = [disk.inquiry(), disk.read_capacity(), disk.mode_sense(), disk.write(0, bytes(4096)), disk.read(0, 8)]
+commands += [disk.unmap((0, 8)), disk.sync()]
+rig.settle()
+assert {command.status for command in commands} == {0}, [command.status for command in commands]
+failed = failing.initiator.read(0, 8)
+failing.settle()
+assert failed.status == 2
+failing.close()
+rig.close()
+print(*sorted(set(sys.modules) - before))
+"""
 
 
 def _not_permitted(option: int, value: int) -> None:
@@ -60,6 +100,11 @@ class IOPathTests(SynchronousTestCase):
         with self.assertRaises(OSError) as caught:
             Host().prctl(-1, 0)
         self.assertEqual(caught.exception.errno, errno.EINVAL)
+
+    def test_imports(self) -> None:
+        """Once a device serves nothing is imported any more: not for its commands, its failures, or its end."""
+        done = subprocess.run([sys.executable, "-c", _LATE_IMPORTS], capture_output=True, text=True, timeout=120)
+        self.assertEqual((done.stdout.split(), done.stderr), ([], ""))
 
     # The log
 
