@@ -95,6 +95,7 @@ class Head:
     :ivar generation: rises with each replacement, and :ivar operation: is random in each: no two heads have the same
         bytes, and so none the same etag.
     :ivar epochs: of the writers since the checkpoint, the one that it was made in included; the last is the present.
+    :ivar compatible: features of later versions that need not be known, and are kept.
     """
 
     uuid: UUID
@@ -105,6 +106,7 @@ class Head:
     epochs: tuple[Epoch, ...]
     writer: Writer
     checkpoint: Checkpoint | None = None
+    compatible: tuple[str, ...] = ()
 
     @property
     def epoch(self) -> Epoch:
@@ -123,7 +125,7 @@ class Head:
         body: dict[str, Any] = {
             "format": FORMAT,
             "version": VERSION,
-            "features": {name: [] for name in _UNDERSTOOD},
+            "features": {**{name: [] for name in _UNDERSTOOD}, "compatible": list(self.compatible)},
             "uuid": str(self.uuid),
             "size": self.size,
             "block": BLOCK,
@@ -187,6 +189,7 @@ class Head:
             tuple(Epoch(*epoch) for epoch in body["epochs"]),
             Writer(**{**writer, "nonce": bytes.fromhex(writer["nonce"])}),
             checkpoint and Checkpoint(*checkpoint),
+            tuple(body["features"]["compatible"]),
         )
 
 
