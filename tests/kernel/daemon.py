@@ -180,6 +180,10 @@ class Fio:
         """How many blocks were written up to now."""
         return writes_completed(self._path) - self._before
 
+    @property
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
     def wait_for_load(self, depth: int = 32) -> None:
         """Wait until as many commands are in flight, and some of the blocks are written."""
 
