@@ -99,6 +99,21 @@ class ReadWriteTests(RigTestCase):
                 self.assertEqual(long.data, bytes(512) + data + bytes(512))
                 self.assertEqual(short.data, data[7 * 512 : 24 * 512])
 
+    def test_short_forms(self) -> None:
+        """READ and WRITE of 6 and 12 bytes move the same data; no blocks are 256 of the one and none of the other."""
+        data = Random(3).randbytes(256 * 512)
+        rig = self.rig(MemoryBackstore(SIZE), fragment=True)
+        written = rig.kernel.submit(bytes([0x0A, 0, 1, 0, 0, 0]), data)
+        nothing = rig.kernel.submit(pack(">BBIIBB", 0xAA, 0, 0x100, 0, 0, 0))
+        rig.settle()
+        self.assertEqual((written.status, nothing.status), (GOOD, GOOD))
+        long = rig.kernel.submit(pack(">BBIIBB", 0xA8, 0, 0x100, 256, 0, 0), data_in_length=256 * 512)
+        short = rig.kernel.submit(bytes([0x08, 0, 1, 2, 3, 0]), data_in_length=3 * 512)
+        less = rig.kernel.submit(bytes([0x08, 0, 1, 0, 0, 0]), data_in_length=255 * 512)
+        rig.settle()
+        self.assertEqual((long.data, short.data), (data, data[2 * 512 : 5 * 512]))
+        self.assertEqual(less.sense_code, INVALID_FIELD)
+
     def test_block_size(self) -> None:
         """Addresses count blocks of the device's size."""
         rig = self.rig(MemoryBackstore(SIZE), block_size=4096)

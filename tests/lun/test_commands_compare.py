@@ -445,6 +445,15 @@ class CompareAndWriteTests(RigTestCase):
         read, again = rig.initiator.read(4, 2), rig.initiator.compare_and_write(4, there, OLD)
         rig.settle()
         self.assertEqual((read.data, again.status), (there, GOOD))
+        # Nobody who has gone is waited for: reads go straight to the backstore again.
+        rig.factory.backstore.script["read"] = held = Later()
+        reads = [rig.initiator.read(4, 2), rig.initiator.read(4, 2)]
+        rig.settle()
+        self.assertEqual(len(held.made), 2)
+        for each in held.made:
+            each.callback(None)
+        rig.settle()
+        self.assertEqual([each.data for each in reads], [OLD, OLD])
 
 
 STEPS = st.lists(
