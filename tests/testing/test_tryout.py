@@ -9,14 +9,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import CliRunner
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 
 from examples.dict_disk import dictionary
+from tools.servers.seaweedfs import SeaweedFS
 from txtcmu.backstores.file import FileFactory
 from txtcmu.backstores.memory import MemoryBackstore, MemoryFactory
+from txtcmu.backstores.s3 import S3Factory
 from txtcmu.cli import main
 from txtcmu.cli.environment import Environment
 from txtcmu.config import Configuration
@@ -134,6 +137,24 @@ class PassTests(TryCase):
         trial = await self.trial(kept.factory, overwrite=True, size=None)
         assert trial.storage is not None
         self.assertEqual((trial.passed, trial.storage.size, trial.storage.made), (True, SIZE, False))
+
+
+class ServerTests(TryCase):
+    @pytest.fixture(autouse=True)
+    def _start(self, seaweedfs: SeaweedFS) -> None:
+        self.server = seaweedfs
+
+    async def test_s3(self) -> None:
+        """A handler that works over the network is tried on a real server."""
+        from twisted.internet import reactor
+
+        config = DeviceConfig("s3", f"{self.server.bucket}/{self.id()}", {"object_size": "256K"})
+        config = config.with_defaults(self.server.options)
+        trial = Trial(S3Factory("here"), config, SIZE, 512, overwrite=False, seconds=0, operations=150)
+        await trial.run(reactor)
+        assert trial.load is not None
+        self.assertEqual((self.problems(trial), trial.load.problems, trial.passed), ([], [], True))
+        self.assertTrue(trial.survives)
 
 
 class RefusalTests(TryCase):

@@ -99,7 +99,7 @@ class Storage:
         found = []
         for offset in range(0, backstore.size, _PIECE):
             length = min(_PIECE, backstore.size - offset)
-            if bytes(await as_deferred(backstore.read(offset, length))).strip(b"\0"):
+            if bytes(await as_deferred(backstore.read(offset, length))).count(0) < length:
                 found.append((offset, length))
                 if first_only:
                     break
