@@ -126,10 +126,10 @@ def test_tcmu_runner(guest_logs: Path, runner: TcmuRunner) -> None:
     Both make and remove 20 devices at the same time, all of which work; each is started again while the other serves.
     """
     daemon = Daemon(guest_logs / "daemon", "memory")
-    daemon.start()
-    runner.start()
     with ExitStack() as stack:
         stack.callback(daemon.stop)
+        daemon.start()
+        runner.start()
         threads = stack.enter_context(ThreadPoolExecutor(DEVICES + 1))
         daemon.wait_ready()
 
