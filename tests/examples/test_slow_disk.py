@@ -9,7 +9,7 @@ from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
-from zope.interface import implementer
+from zope.interface import implementedBy, implementer
 
 from examples import slow_disk
 from examples.slow_disk import SlowDisk, slow
@@ -17,7 +17,7 @@ from tests.examples.support import parameters
 from txtcmu.backstores.memory import MemoryBackstore
 from txtcmu.devconfig import DeviceConfig
 from txtcmu.errors import ConfigError
-from txtcmu.interfaces import IBackstore, ICommandHandler, IDiscard, IVectoredBackstore, IWriteZeroes
+from txtcmu.interfaces import IBackstore, ICommandHandler, IDiscard
 from txtcmu.results import as_deferred
 from txtcmu.testing.contract import BackstoreContract
 from txtcmu.testing.rig import Rig
@@ -53,7 +53,7 @@ class Recorder:
 
 
 class SlowDiskContractTests(BackstoreContract, TestCase):
-    companions = frozenset({IVectoredBackstore, IDiscard, IWriteZeroes})
+    companions = frozenset(implementedBy(MemoryBackstore)) - {IBackstore}
     size = 1 << 20
 
     async def make_backstore(self, size: int) -> SlowDisk:
