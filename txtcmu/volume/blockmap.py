@@ -10,6 +10,7 @@ A checkpoint freezes the leaves that have changed; one that changes again before
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterator
 from enum import IntEnum
 from typing import Any, Final
 
@@ -147,6 +148,11 @@ class BlockMap:
         if self._states[leaf] == _Leaf.UNLOADED:
             return np.full(self.leaf_blocks, UNKNOWN)
         return self._span(leaf).copy()
+
+    def contents(self) -> Iterator[tuple[int, Locations]]:
+        """Return the first block and the locations of every leaf that is wholly known and not empty; not copied."""
+        for leaf in np.flatnonzero(self._states == _Leaf.LOADED).tolist():
+            yield leaf * self.leaf_blocks, self._span(leaf)
 
     # Changing
 

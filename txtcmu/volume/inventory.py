@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -58,6 +59,11 @@ class Inventory:
     def forget(self, seq: int) -> None:
         """An object was deleted."""
         self._sizes[seq - self._first] = 0
+
+    def objects(self) -> Iterator[tuple[int, int]]:
+        """Return sequence number and size of every object, in order."""
+        there = np.flatnonzero(self._sizes)
+        return zip((there + self._first).tolist(), self._sizes[there].tolist(), strict=True)
 
     @property
     def bytes(self) -> int:
