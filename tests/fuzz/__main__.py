@@ -18,13 +18,15 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import atheris  # type: ignore[import-not-found,unused-ignore]
+import atheris  # type: ignore[import-untyped,import-not-found,unused-ignore]
 
 with atheris.instrument_imports(include=["txtcmu"]):
     from tests.fuzz.disks import BLOCK_SIZE, KINDS, FuzzedDisk
     from tests.fuzz.messages import check_dev_config, check_netlink
     from tests.fuzz.rings import RING_SIZE, FuzzedRing
+    from txtcmu.kernel.genl import Message
     from txtcmu.scsi.opcodes import ROWS
+    from txtcmu.testing.fakenetlink import FAMILY_ID
 
 _LARGEST = 64 << 10
 
@@ -71,7 +73,12 @@ def _ring(data: bytes) -> None:
 
 
 def _netlink(data: bytes) -> None:
-    check_netlink([data])
+    provider = atheris.FuzzedDataProvider(data)
+    if provider.ConsumeBool():  # a header that gets it as far as the attributes
+        header = bytes([provider.ConsumeIntInRange(0, 8), 2, 0, 0])
+        check_netlink([Message(FAMILY_ID, 0, 0, 0, header + provider.ConsumeBytes(512)).encode()])
+    else:
+        check_netlink([provider.ConsumeBytes(512)])
 
 
 def _config(data: bytes) -> None:

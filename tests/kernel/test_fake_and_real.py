@@ -109,8 +109,8 @@ class RealBench(Bench):
     def abort(self, sent: Sent) -> None:
         """Do nothing: the kernel aborts it when its time is over."""
 
-    def again(self, sent: Sent) -> Sent:
-        """The kernel's own initiator sends again what was BUSY."""
+    def again(self, sent: Sent, status: int = 0x08) -> Sent:
+        """Do nothing: the kernel's own initiator sends it again."""
         return sent
 
     def until(self, condition: Callable[[], object], what: str, seconds: float = 0) -> None:

@@ -33,9 +33,9 @@ class FakeBench(Bench):
     def abort(self, sent: Sent) -> None:
         self.kernel.abort(cast(FakeCommand, sent))
 
-    def again(self, sent: Sent) -> Sent:
+    def again(self, sent: Sent, status: int = BUSY) -> Sent:
         assert isinstance(sent, FakeCommand)
-        assert (sent.done, sent.status) == (True, BUSY)
+        assert (sent.done, sent.status) == (True, status)
         return self.kernel.submit(sent.cdb, sent.data_out, sent.data_in_length)
 
     def until(self, condition: Callable[[], object], what: str, seconds: float = 0) -> None:

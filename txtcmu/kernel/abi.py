@@ -70,9 +70,12 @@ TMR_TYPES: Final = {
 MAX_CDB: Final = 260  # variable-length CDB 7Fh: 8 + ADDITIONAL CDB LENGTH, at most 255 rounded down to 4
 
 
-def cdb_length(opcode: int, additional: int) -> int:
-    """Return how many CDB bytes the kernel copied: by ``cdb[7]`` (``additional``) for 7Fh, else by group code."""
-    return 8 + additional if opcode == 0x7F else _LENGTH_BY_GROUP[opcode >> 5]
-
-
 _LENGTH_BY_GROUP: Final = (6, 10, 10, 12, 16, 12, 10, 10)
+
+#: Operation code to how many CDB bytes the kernel copies, by group code; 0 for 7Fh, where it is 8 + ``cdb[7]``.
+CDB_LENGTHS: Final = bytes(0 if code == 0x7F else _LENGTH_BY_GROUP[code >> 5] for code in range(256))
+
+
+def cdb_length(opcode: int, additional: int) -> int:
+    """Return how many CDB bytes the kernel copies; ``additional`` is ``cdb[7]``."""
+    return CDB_LENGTHS[opcode] or 8 + additional

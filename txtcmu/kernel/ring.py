@@ -20,6 +20,13 @@ from txtcmu.kernel.ringbase import Command, RingBase, TaskManagement
 
 __all__ = ["Command", "Ring", "TaskManagement", "open_ring"]
 
+# Names of this module's own: a look-up less for each command.
+_request_at: Final = abi.REQUEST.unpack_from
+_put_cmd_id: Final = abi.CMD_ID.pack_into
+_put_response: Final = abi.RESPONSE.pack_into
+_CMD_ID_OFFSET: Final = abi.CMD_ID_OFFSET
+_RESPONSE_OFFSET: Final = abi.RESPONSE_OFFSET
+
 _CHECK_CONDITION: Final = 0x02
 #: ILLEGAL REQUEST, INVALID COMMAND OPERATION CODE: no command that we have sends and receives data.
 _BIDIRECTIONAL: Final = bytes([0x70, 0, 0x05, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0x20, 0, 0, 0, 0, 0])
@@ -63,7 +70,7 @@ class Ring(RingBase):
         at = self._start + offset
         if length < abi.ENTRY_SIZE:
             raise RingError(f"impossible command entry of {length} bytes")
-        _, cmd_id, _, _, count, bidi_count, _, cdb_off, base, size = abi.REQUEST.unpack_from(self._memory, at)
+        _, cmd_id, _, _, count, bidi_count, _, cdb_off, base, size = _request_at(self._memory, at)
         if cmd_id in self.outstanding:
             raise RingError(f"the kernel reused cmd_id {cmd_id} of a command that is still outstanding")
         if abi.IOVECS_OFFSET + (count + bidi_count) * abi.IOVEC.size > length:
@@ -109,6 +116,6 @@ class Ring(RingBase):
         at = self._start + offset
         read_len = command._read_len if self.supports_read_len else 0
         uflags = (abi.UFLAG_KEEP_BUF if keep else 0) | (abi.UFLAG_READ_LEN if read_len else 0)
-        abi.CMD_ID.pack_into(self._memory, at + abi.CMD_ID_OFFSET, command.cmd_id)
-        abi.RESPONSE.pack_into(self._memory, at + abi.RESPONSE_OFFSET, uflags, status, read_len)
+        _put_cmd_id(self._memory, at + _CMD_ID_OFFSET, command.cmd_id)
+        _put_response(self._memory, at + _RESPONSE_OFFSET, uflags, status, read_len)
         return at

@@ -19,6 +19,10 @@ from txtcmu.kernel.fence import memory_fence
 __all__ = ["Command", "RingBase", "TaskManagement"]
 
 _NO_SENSE: Final = bytes(abi.SENSE_SIZE)
+# Names of this module's own: a look-up less for each command.
+_CDB_LENGTHS: Final = abi.CDB_LENGTHS
+_OP_CMD: Final = abi.OP_CMD
+_OP_MASK: Final = abi.OP_MASK
 
 
 @implementer(ICommand)
@@ -131,12 +135,12 @@ class RingBase:
                     self._fence()
                 self._head = head
             len_op = self._words[(self._start + at) >> 2]
-            length = len_op & ~abi.OP_MASK
+            op = len_op & _OP_MASK
+            length = len_op - op
             # An entry neither crosses the end of the ring nor the head.
             if length == 0 or at + length > (self._head if self._head > at else self._size):
                 raise RingError(f"impossible entry of {length} bytes at {at} (head {self._head}, ring {self._size})")
-            op = len_op & abi.OP_MASK
-            entry = self._command(at, length) if op == abi.OP_CMD else self._other(op, at, length)
+            entry = self._command(at, length) if op == _OP_CMD else self._other(op, at, length)
             at += length
             self._next = 0 if at == self._size else at
             if entry is not None:
@@ -212,7 +216,7 @@ class RingBase:
         memory = self._memory
         if not start <= at <= end - 8:
             raise RingError(f"impossible CDB at {at} of an entry from {start} to {end}")
-        cdb_end = at + abi.cdb_length(memory[at], memory[at + 7])
+        cdb_end = at + (_CDB_LENGTHS[memory[at]] or 8 + memory[at + 7])
         if cdb_end > end:
             raise RingError(f"the CDB at {at} ends behind its entry")
         return bytes(memory[at:cdb_end])
