@@ -18,6 +18,7 @@ from attrs import define, field, frozen
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.task import deferLater
 from twisted.logger import ILogObserver, Logger
+from twisted.python.failure import Failure
 
 from txtcmu.backstores.blockowner import Owner
 from txtcmu.backstores.s3blocks import S3Blocks
@@ -27,11 +28,11 @@ from txtcmu.results import as_deferred
 
 SECTOR = 512
 BLOCK = 16 << 10
-BLOCKS = 32
+BLOCKS = 96
 PREFIX = "disk/"
 _SECTORS = BLOCKS * BLOCK // SECTOR
 _IN_BLOCK = BLOCK // SECTOR
-_KINDS = {"read": 34, "write": 40, "fua": 10, "discard": 9, "flush": 5, "crash": 0.7, "reopen": 0.7, "idle": 0.6}
+KINDS = {"read": 34, "write": 40, "fua": 10, "discard": 9, "flush": 5, "crash": 0.7, "reopen": 0.7, "idle": 0.6}
 
 
 @frozen
@@ -39,7 +40,7 @@ class Operation:
     """One entry of the list.
 
     :ivar sectors: what it is about.
-    :ivar value: which content, 0 for zeroes; for ``idle`` how much of the longest delay passes, in tenths.
+    :ivar value: which content, 0 for zeroes; for ``idle`` how much of the longest pause, in tenths.
     """
 
     kind: str
@@ -51,9 +52,9 @@ def operations(seed: int, count: int) -> list[Operation]:
     """Return the list of a seed."""
     random = Random(seed)
     made = []
-    for kind in random.choices(list(_KINDS), list(_KINDS.values()), k=count):
+    for kind in random.choices(list(KINDS), list(KINDS.values()), k=count):
         first = random.choice([random.randrange(_SECTORS), random.randrange(BLOCKS) * _IN_BLOCK])
-        length = random.choice([1, 1, 2, 8, 8, _IN_BLOCK, _IN_BLOCK, 2 * _IN_BLOCK])
+        length = random.choice([1, 1, 2, 8, 8, 8, _IN_BLOCK, _IN_BLOCK, 2 * _IN_BLOCK])
         if kind == "discard" and random.random() < 0.03:
             length = 20 * _IN_BLOCK  # so many are sought by lists
         # Few values, so that blocks return to earlier states all the time.
@@ -73,7 +74,7 @@ class Load:
 
     :ivar connect: returns a new connection to the store, with a patience of a few attempts.
     :ivar clock: the reactor.
-    :ivar longest: seconds that a request may be late.
+    :ivar pause: seconds that pass with nothing to do now and then, at most.
     :ivar at_once: how many operations are under way at the same time, at most; those that overlap are not.
     :ivar counts: what happened, operations and failures.
     :ivar errors: the lines of the failures, and :ivar events: what the disks logged.
@@ -81,8 +82,8 @@ class Load:
 
     connect: Callable[[], Any]
     clock: Any
-    longest: float
-    at_once: int = 8
+    pause: float
+    at_once: int
     counts: Counter[str] = field(factory=Counter)
     errors: set[str] = field(factory=set)
     events: list[dict[str, Any]] = field(factory=list)
@@ -91,6 +92,7 @@ class Load:
     _disk: Any = None
     _running: dict[Deferred[None], range] = field(factory=dict)
     _failed: bool = False
+    _wrong: Failure | None = None
 
     async def run(self, work: list[Operation]) -> None:
         """Make the disk and do everything."""
@@ -102,12 +104,16 @@ class Load:
                     await self._reopen()
                 else:
                     await DeferredList(list(self._running), fireOnOneCallback=True)
+                if self._wrong is not None:
+                    self._wrong.raiseException()
             await self._begin(operation)
         await self.settle()
 
     async def settle(self) -> None:
         """Wait for what is under way, and have the disk in working order."""
         await self._drain()
+        if self._wrong is not None:
+            self._wrong.raiseException()
         if self._failed:
             await self._reopen()
 
@@ -136,7 +142,7 @@ class Load:
             await self._drain()
             await self._reopen()
         elif kind == "idle":
-            await deferLater(self.clock, self.longest * operation.value / 10)
+            await deferLater(self.clock, self.pause * operation.value / 10)
         else:
             done = Deferred.fromCoroutine(self._guarded(self._disk, operation))
             if not done.called:
@@ -145,9 +151,10 @@ class Load:
             else:
                 await done
 
-    def _ended(self, result: Any, done: Deferred[None]) -> Any:
+    def _ended(self, result: Any, done: Deferred[None]) -> None:
         self._running.pop(done, None)
-        return result
+        if isinstance(result, Failure):
+            self._wrong = result
 
     async def _guarded(self, disk: S3Blocks, operation: Operation) -> None:
         """Do one thing; whatever comes of it after a crash does not count."""

@@ -179,6 +179,42 @@ class FailureTests(SynchronousTestCase):
         self.assert_refused(self.store, "404")
         self.assertEqual(self.fake.count("GET"), 8)
 
+    def test_replaced_while_read(self) -> None:
+        """An object that was too short for a range, and is not when its size is asked for, is read again."""
+        self.finish(self.store.put("key", b"hole"))
+        answer = self.fake.answer
+
+        def replacing(sent: Any) -> Any:
+            if sent.method == "HEAD":
+                self.fake.objects.put("key", bytes(8192))
+            return answer(sent)
+
+        self.patch(self.fake, "answer", replacing)
+        found = self.finish(self.store.get("key", 4096, 512))
+        self.assertEqual((found.size, found.data), (8192, bytes(512)))
+
+    def test_damaged_lists(self) -> None:
+        """A list with a flipped bit is asked for again, wherever that is seen; what never is one is told of."""
+        for number in range(3):
+            self.finish(self.store.put(f"disk/{number}", bytes(7)))
+        self.fake.objects.objects["disk"] = self.fake.objects.objects["disk/0"]
+        good = list(self.finish(self.store.list("disk/")))
+        seen = 0
+        for bit in range(0, 5000, 23):
+            self.script(Fault(flip=bit))
+            before = self.fake.count("GET")
+            try:
+                page = list(self.finish(self.store.list("disk/")))
+            except ObjectStoreError as error:
+                self.fail(f"bit {bit}: {error}")
+            again = self.fake.count("GET") - before > 1
+            seen += again
+            self.assertTrue(page == good or not again)
+        self.assertGreater(seen, 100)
+        self.script(Fault.refuse(200, "NoList", times=4))
+        with self.assertRaisesRegex(ObjectStoreError, "LIST disk/: .* is no list .*; see whether the endpoint"):
+            self.finish(self.store.list("disk/"))
+
     def test_lost_reply_of_a_create(self) -> None:
         """The retry of a create that did land fails, and says that it may be ours."""
         self.script(Fault.lose_reply(method="PUT"))

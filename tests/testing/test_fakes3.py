@@ -9,9 +9,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from txtcmu.errors import ObjectStoreError
+from txtcmu.errors import ObjectStoreError, PreconditionFailed
+from txtcmu.objectstore.objects import MaybeMine
 from txtcmu.testing.fakes3 import FakeS3
-from txtcmu.testing.faults import Fault
+from txtcmu.testing.faults import Fault, FaultPlan
 
 
 class FakeS3Tests(SynchronousTestCase):
@@ -69,3 +70,46 @@ class FakeS3Tests(SynchronousTestCase):
         for _ in range(2):
             self.failureResultOf(self.store.get("bad"), ObjectStoreError)
         self.assertIsNone(self.successResultOf(self.store.get("bad")))
+
+    def test_flipped_bits(self) -> None:
+        """A bit of a reply's body, or of a request's before its digest is looked at, is inverted."""
+        self.successResultOf(self.store.put("key", b"data"))
+        self.fake.faults.append(Fault(flip=8 * 4 + 1))  # counted modulo the length
+        self.assertEqual(self.attempt("GET", "key").body, b"fata")
+        self.fake.faults.append(Fault(flip_sent=0, method="PUT"))
+        put = self.store.put("key", b"more")
+        self.assertEqual(self.fake.requests[-1], ("PUT", "key", 400))
+        self.clock.advance(1.0)
+        self.successResultOf(put)
+        self.assertEqual(self.fake.requests[-1], ("PUT", "key", 200))
+
+    def test_repeated_requests(self) -> None:
+        """A request that is applied twice is answered with what the second application came to."""
+        self.fake.faults.append(Fault.repeat(method="PUT"))
+        refused = self.failureResultOf(self.store.put("key", b"data", absent=True), PreconditionFailed)
+        self.assertNotIsInstance(refused.value, MaybeMine)
+        self.assertEqual(self.fake.objects.objects["key"].data, b"data")
+
+    def test_plans(self) -> None:
+        """A plan befalls so many requests as it says, each kind of request with what can befall it, by its seed."""
+
+        def befallen(seed: int) -> list[Fault | None]:
+            plan = FaultPlan(seed, 0.05)
+            return [plan.hits(method, "key") for method in ("GET", "PUT", "DELETE", "HEAD") * 1000]
+
+        faults = befallen(1)
+        self.assertEqual(faults, befallen(1))
+        self.assertNotEqual(faults, befallen(2))
+        self.assertLess(abs(sum(fault is not None for fault in faults) - 200), 40)
+        reads = [fault for fault in faults[::4] if fault is not None]
+        self.assertEqual([fault for fault in reads if fault.again is not None or fault.flip_sent is not None], [])
+
+    def test_the_example(self) -> None:
+        """What the module's text shows is true."""
+        clock = Clock()
+        fake = FakeS3(clock)
+        store = fake.connect()
+        fake.faults.append(Fault.lose_reply(method="PUT", key="journal"))
+        done: Any = store.put("journal/1", b"entry", absent=True)
+        clock.advance(1.0)
+        self.failureResultOf(done, MaybeMine)

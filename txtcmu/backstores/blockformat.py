@@ -31,6 +31,7 @@ MAX_BLOCK = 16 << 20
 
 _TAIL = 16
 _NUMBER = re.compile(r"[0-9a-f]{8}")
+_HASHED = re.compile(r"[0-9a-f]{8}-[0-9a-f]{8}")
 _FILE_SIZE = "s3backer-filesize"
 _BLOCK_SIZE = "s3backer-blocksize"
 _HMAC = "s3backer-hmac"
@@ -62,6 +63,10 @@ class BlockFormat:
         """Return the number of the block that an object is, ``None`` if it is none."""
         number = key.removeprefix(self.prefix)
         return int(number, 16) if _NUMBER.fullmatch(number) else None
+
+    def is_hashed(self, key: str) -> bool:
+        """Tell whether an object is a block as s3backer names it with ``--blockHashPrefix``, which txtcmu does not."""
+        return _HASHED.fullmatch(key.removeprefix(self.prefix)) is not None
 
     def metadata(self, block: int, was: str, haunted: Sequence[str], session: str) -> dict[str, str]:
         """Return the metadata of a block that replaces the state ``was``, and must not return to ``haunted``."""

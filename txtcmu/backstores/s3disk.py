@@ -35,7 +35,7 @@ async def create_disk(store: Any, prefix: str, size: int | None, block_size: int
     layout = BlockFormat(prefix, size, block_size)
     # A page is enough: below a prefix of its own, names other than blocks are few.
     for found in await store.list(prefix):
-        if layout.block(found.key) is not None:
+        if layout.block(found.key) is not None or layout.is_hashed(found.key):
             raise ConfigError(f"s3: object {found.key} exists, so there is a disk already; choose another prefix")
     metadata = layout.metadata(0, ABSENT, (), token_hex(8))
     try:
@@ -71,7 +71,7 @@ async def open_disk(
     key = f"{prefix}{0:08x}"
     found = await store.head(key)
     if found is None:
-        raise ConfigError(f"s3: there is no object {key}, so there is no disk; make it: {make}")
+        raise ConfigError(f"s3: there is no object {key}, {await _why_missing(store, prefix, make)}")
     size, block_size = block_size_of(found)
     layout = BlockFormat(prefix, size, block_size)
     session = Session(store, prefix, owner, now)
@@ -84,3 +84,16 @@ async def open_disk(
     states = BlockStates(session.name, session.unclean)
     writer = BlockWriter(store, layout, states, deletes, log)
     return S3Blocks(store, layout, states, writer, session, log, closed, read_only)
+
+
+async def _why_missing(store: Any, prefix: str, make: str) -> str:
+    """Return what it means that there is no block 0."""
+    layout = BlockFormat(prefix, 0, 0)
+    for found in await store.list(prefix):
+        if layout.is_hashed(found.key):
+            return f"but {found.key}: a disk of s3backer with --blockHashPrefix, which txtcmu does not read; copy it"
+        if layout.block(found.key) is not None:
+            return (
+                f"which tells a disk's size, but {found.key}; mount the disk with s3backer and write to its first block"
+            )
+    return f"so there is no disk; make it: {make}"

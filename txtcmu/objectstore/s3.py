@@ -142,13 +142,16 @@ class S3ObjectStore:
                 if not code.startswith("NoSuch") and damaged < _DAMAGED:
                     raise Later(f"{key}: a 404 that says nothing", doubtful=False)
             if reply.status == 416:
-                return await self._head_request(key), None
+                found = await self._head_request(key)
+                if found is not None and found.size > window.start:
+                    raise Later(f"{key}: it was replaced while it was read", doubtful=False)
+                return found, None
             if reply.status not in (200, 206):
                 raise self._refuse(reply)
-            found = self._part(key, window, reply)
-            self._size = found.size
+            part = self._part(key, window, reply)
+            self._size = part.size
             try:
-                return found, verify(found, window, self._etag_is_md5 and not _keyed(reply.headers))
+                return part, verify(part, window, self._etag_is_md5 and not _keyed(reply.headers))
             except Damaged as error:
                 damaged += 1
                 if damaged < _DAMAGED:
@@ -169,7 +172,9 @@ class S3ObjectStore:
         return evolve(found, size=int(size), data=reply.body)
 
     async def _head_request(self, key: str) -> StoredObject | None:
-        reply = await self._request("HEAD", key, accept=(200, 404))
+        reply = await self._attempt("HEAD", self.settings.url(key), {}, b"", _NOTHING, 0)
+        if reply.status not in (200, 404):
+            raise self._refuse(reply)
         return None if reply.status == 404 else self._describe(key, reply)
 
     async def _put(
@@ -216,32 +221,24 @@ class S3ObjectStore:
         query = {"list-type": "2", "encoding-type": "url", "prefix": prefix}
         if after:
             query["start-after"] = after
-        reply = await self._request("GET", "", query=query, accept=(200,))
-        try:
-            root = ElementTree.fromstring(reply.body)
-        except ElementTree.ParseError:
-            raise ObjectStoreError(f"LIST {prefix}: the store answered something that is no list") from None
-        encoded = root.findtext("{*}EncodingType") == "url"
-        page = []
-        for entry in root.iterfind("{*}Contents"):
-            key = entry.findtext("{*}Key") or ""
-            etag = (entry.findtext("{*}ETag") or "").strip('"')
-            page.append(StoredObject(unquote_plus(key) if encoded else key, etag, int(entry.findtext("{*}Size") or 0)))
-        return page
+        url = self.settings.url("", query.items())
+        damaged = 0
 
-    async def _request(
-        self, method: str, key: str, *, accept: tuple[int, ...], query: Mapping[str, str] | None = None
-    ) -> Reply:
-        """Send a request that changes nothing, until its status is one of ``accept``."""
-        url = self.settings.url(key, (query or {}).items())
-
-        async def attempt(_: Doubts) -> Reply:
-            reply = await self._attempt(method, url, {}, b"", _NOTHING, 0)
-            if reply.status not in accept:
+        async def attempt(_: Doubts) -> list[StoredObject]:
+            nonlocal damaged
+            reply = await self._attempt("GET", url, {}, b"", _NOTHING, 0)
+            if reply.status != 200:
                 raise self._refuse(reply)
-            return reply
+            try:
+                return _page(reply.body, prefix, after)
+            except (ElementTree.ParseError, ValueError) as error:
+                damaged += 1
+                reason = f"LIST {prefix}: the store answered something that is no list ({error})"
+                if damaged < _DAMAGED:
+                    raise Later(reason, doubtful=False) from None
+                raise ObjectStoreError(f"{reason}; see whether the endpoint is that of an S3 service") from None
 
-        return await self._persist(f"{method} {key}", attempt)
+        return await self._persist(f"LIST {prefix}", attempt)
 
     async def _attempt(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes, payload_hash: str, reads: int
@@ -289,6 +286,27 @@ def _keyed(headers: Mapping[str, str]) -> bool:
         headers.get("x-amz-server-side-encryption", "").startswith("aws:")
         or "x-amz-server-side-encryption-customer-algorithm" in headers
     )
+
+
+def _page(body: bytes, prefix: str, after: str) -> list[StoredObject]:
+    """Read a list.
+
+    :raise ValueError: it is none, or not the one that was asked for.
+    """
+    root = ElementTree.fromstring(body)
+    if not root.tag.endswith("ListBucketResult"):
+        raise ValueError(f"but {root.tag}")
+    encoded = root.findtext("{*}EncodingType") == "url"
+    page = []
+    for entry in root.iterfind("{*}Contents"):
+        text = entry.findtext("{*}Key") or ""
+        key = unquote_plus(text) if encoded else text
+        if not key.startswith(prefix) or key <= after:
+            raise ValueError("its keys are not those that were asked for")
+        page.append(
+            StoredObject(key, (entry.findtext("{*}ETag") or "").strip('"'), int(entry.findtext("{*}Size") or 0))
+        )
+    return page
 
 
 async def connect(reactor: Any, settings: S3Settings) -> S3ObjectStore:

@@ -55,7 +55,7 @@ class S3Settings:
     aws_profile: str = ""
     addressing: str = "auto"
     connections: int = 16
-    request_timeout: int = 10
+    request_timeout: float = 10
 
     @classmethod
     def from_config(cls, config: DeviceConfig, bucket: str) -> S3Settings:
