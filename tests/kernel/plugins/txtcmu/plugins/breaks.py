@@ -31,7 +31,7 @@ def break_next_completion() -> None:
         complete(ring, command, *args, **options)
         abi.CMD_ID.pack_into(ring._memory, ring._start + slot + abi.CMD_ID_OFFSET, _NOBODY)
 
-    Ring.complete = wrong  # type: ignore[method-assign]
+    Ring.complete = wrong  # type: ignore[method-assign, assignment]
 
 
 class Breaks(MemoryBackstore):
