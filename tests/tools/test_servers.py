@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
 import pytest
 
-from tools.servers import seaweedfs
+from tools.servers import s3backer, seaweedfs
 from tools.servers.process import ServerError, free_ports
+from tools.servers.s3backer import S3Backer
 from tools.servers.seaweedfs import SeaweedFS
 
 MASTER = 1
@@ -43,3 +45,16 @@ def test_any_other_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(ServerError, match="exit status"):
         SeaweedFS(tmp_path / "server")
     assert len(chosen) == 1
+
+
+def test_s3backer_that_cannot_mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seaweedfs: SeaweedFS) -> None:
+    """What is missing is named with its mend, and a mount that fails leaves nothing behind."""
+    with pytest.raises(ServerError, match="exit status 1"):
+        S3Backer(seaweedfs, tmp_path / "options", "x/", "--no-such-option")
+    assert not os.path.ismount(tmp_path / "options" / "mount")
+    monkeypatch.setattr(s3backer, "_FUSE", tmp_path / "fuse")
+    with pytest.raises(ServerError, match="modprobe fuse, or give the container --device=/dev/fuse"):
+        S3Backer(seaweedfs, tmp_path / "fuse-less", "x/")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ServerError, match="apt-get install s3backer"):
+        S3Backer(seaweedfs, tmp_path / "nothing", "x/")
