@@ -19,16 +19,19 @@ __all__ = ["BlockIO", "ended"]
 _BEHIND_ANY_MEDIUM: Final = 1 << 96
 
 
-def ended(result: Any) -> Deferred[None] | None:
-    """Return ``None`` when ``result`` is there already, else a Deferred of ``None``: no value is a status."""
-    if result is None:
-        return None
-    if isinstance(result, Deferred) or iscoroutine(result):
-        return as_deferred(result).addCallback(_nothing)
+def _nothing(_: Any) -> None:
     return None
 
 
-def _nothing(_: Any) -> None:
+def ended(result: Any, then: Callable[[Any], Any] = _nothing) -> Deferred[None] | None:
+    """Return ``None`` when ``result`` is there already, else a Deferred of ``None``: no value is a status.
+
+    :param then: called with a value that comes later, instead of forgetting it.
+    """
+    if result is None:
+        return None
+    if isinstance(result, Deferred) or iscoroutine(result):
+        return as_deferred(result).addCallback(then)
     return None
 
 
@@ -130,11 +133,13 @@ class BlockIO:
         scatter(result, buffers)
         return None
 
-    def store(self, offset: int, buffers: list[memoryview]) -> Deferred[None] | None:
-        """Store ``buffers``, for who has the bytes to himself and sees to durability."""
+    def store(
+        self, offset: int, buffers: list[memoryview], then: Callable[[Any], Any] = _nothing
+    ) -> Deferred[None] | None:
+        """Store ``buffers``, for who has the bytes to himself and sees to durability; ``then`` as for :func:`ended`."""
         if self._vectored:
-            return ended(self._backstore.writev(offset, buffers))
-        return ended(self._backstore.write(offset, gather(buffers)))
+            return ended(self._backstore.writev(offset, buffers), then)
+        return ended(self._backstore.write(offset, gather(buffers)), then)
 
     def settled(self, result: Deferred[None] | None) -> Deferred[None] | None:
         """Return when a change is over that ends with ``result``: without a write cache, when it is durable."""
@@ -142,7 +147,7 @@ class BlockIO:
             return None if self._unit.write_cache else self.flush()
         return result.addCallback(self._settled)
 
-    def _settled(self, _: None) -> Any:
+    def _settled(self, _: Any) -> Any:
         return None if self._unit.write_cache else self.flush()
 
     def _compared(self, result: Any) -> Any:
@@ -152,8 +157,7 @@ class BlockIO:
     def _write(self, offset: int, buffers: list[memoryview]) -> Deferred[None] | None:
         if not self._unit.write_cache:
             return self._write_fua(offset, buffers)
-        result = self.store(offset, buffers)
-        return None if result is None else result.addCallback(self._settled)
+        return self.store(offset, buffers, self._settled)
 
     def _write_fua(self, offset: int, buffers: list[memoryview]) -> Deferred[None] | None:
         if self._forced:
