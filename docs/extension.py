@@ -23,6 +23,7 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
 from zope.interface.interface import InterfaceClass, Method
 
+from txtcmu.interfaces import IBackstoreFactory
 from txtcmu.plugins import builtin
 from txtcmu.scsi.opcodes import ROWS
 
@@ -88,7 +89,7 @@ class HandlersDirective(_Generated):
 
     def lines(self) -> Iterator[str]:
         """Show what ``twist tcmu --list-handlers`` shows, and the options that a command line may not hold."""
-        for factory in (builtin.memory, builtin.file, builtin.s3):
+        for factory in filter(IBackstoreFactory.providedBy, vars(builtin).values()):
             secrets: frozenset[str] = getattr(factory, "secrets", frozenset())
             yield f"``{factory.name}``: {factory.summary}\n"
             yield "   .. code-block:: text\n"
