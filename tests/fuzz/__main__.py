@@ -21,14 +21,12 @@ from typing import Any
 import atheris  # type: ignore[import-untyped,import-not-found,unused-ignore]
 
 with atheris.instrument_imports(include=["txtcmu"]):
-    from tests.fuzz.disks import BLOCK_SIZE, KINDS, FuzzedDisk
+    from tests.fuzz.disks import BLOCK_SIZE, KINDS, LARGEST, FuzzedDisk
     from tests.fuzz.messages import check_dev_config, check_netlink
     from tests.fuzz.rings import RING_SIZE, FuzzedRing
     from txtcmu.kernel.genl import Message
     from txtcmu.scsi.opcodes import ROWS
     from txtcmu.testing.fakenetlink import FAMILY_ID
-
-_LARGEST = 64 << 10
 
 
 def _request(provider: Any) -> tuple[bytes, bytes, int]:
@@ -43,7 +41,7 @@ def _request(provider: Any) -> tuple[bytes, bytes, int]:
         if row.service_action is not None:
             changed[1] = changed[1] & 0xE0 | row.service_action
         cdb = bytes(changed)
-        length = row.transfer_length(cdb, BLOCK_SIZE) % _LARGEST
+        length = row.transfer_length(cdb, BLOCK_SIZE) % LARGEST
     else:
         length = provider.ConsumeIntInRange(0, 8192)
     match provider.ConsumeIntInRange(0, 3):

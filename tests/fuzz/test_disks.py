@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.fuzz.disks import BLOCK_SIZE, BLOCKS, KINDS, FuzzedDisk
+from tests.fuzz.disks import BLOCK_SIZE, BLOCKS, KINDS, LARGEST, FuzzedDisk
 from txtcmu.scsi.opcodes import ROWS
 from txtcmu.scsi.table import Opcode
 
@@ -84,7 +84,7 @@ def requests(draw: st.DrawFn) -> Request:
     else:
         row = draw(st.sampled_from(ROWS))
         cdb = draw(cdbs(row))
-        length = min(row.transfer_length(cdb, BLOCK_SIZE), 256 << 10)
+        length = min(row.transfer_length(cdb, BLOCK_SIZE), LARGEST)
         if draw(st.integers(0, 4)) == 0:
             length = draw(st.integers(0, 2 * length + 600))
     way = draw(st.sampled_from(["out", "in", "in", "both", "none"]))
