@@ -2,8 +2,9 @@
 
 The store holds a head, which is replaced by compare-and-replace, and the log: an object per number and epoch, made
 by create-only PUTs.  A request that changes something is sent, and lies in the network until it is applied: at
-once, much later, or never.  Its answer arrives, or is lost; whoever waits for one may send the request again, and so
-any number of copies may be under way.  What reads is one step: its answer may be acted upon much later anyway.
+once, much later, or never.  Its answer arrives, or is lost.  Whoever waits for one may send the request again, or see
+what the head is, while the first copy is still under way.  What reads is one step: its answer may be acted upon much
+later anyway.
 
 Everybody may be slow without bound between any two steps.  Who dies is one who takes no further step, so death is
 everywhere in the search without being a step of its own.
@@ -27,7 +28,7 @@ Chain = tuple[tuple[int, int], ...]  # epochs that are over, and the numbers of 
 
 
 class Rule(NamedTuple):
-    """What the participants do; each of these left out is a mistake that must be found."""
+    """What the members do; each of these left out is a mistake that must be found."""
 
     seals_before_head: bool = True
     head_is_compared: bool = True
@@ -46,7 +47,7 @@ class Scope(NamedTuple):
 
     writes: tuple[int, int, int] = (2, 1, 1)  # of the writer and of each opener
     checkpoints: int = 1  # times that the first writer replaces the head within its epoch
-    repeats: int = 1  # requests sent again, by anybody
+    repeats: int = 1  # times that anybody waits no longer: sends the request again, or reads the head
 
 
 class Head(NamedTuple):
@@ -125,6 +126,8 @@ def steps(state: State, rule: Rule, scope: Scope) -> Iterator[tuple[str, State]]
 
 def _settled(state: State, rule: Rule) -> State:
     """Forget requests that can change nothing any more and whose answers nobody waits for."""
+    if not state.network:
+        return state
     taken = {place for place, _ in state.log}
     for request in state.network:
         if request[0] == "replace":
@@ -150,9 +153,13 @@ def _steps(state: State, rule: Rule, scope: Scope) -> Iterator[tuple[str, State]
                     state._replace(acknowledged=state.acknowledged | {write}),
                 )
         if state.repeats:
+            again = state._replace(repeats=state.repeats - 1)
             for request in _awaited(member, which):
-                again = state._replace(repeats=state.repeats - 1)
                 yield f"{name} hears nothing and sends {_spoken(request)} again", _sent(again, request)
+            if member.phase == "claiming":
+                yield f"{name} hears nothing of its head", _with(again, which, member._replace(phase="reread"))
+            if member.checkpoint == "sent":
+                yield f"{name} hears nothing of its head", _with(again, which, member._replace(checkpoint="unsure"))
     for request in dict.fromkeys(state.network):
         which = request[1]
         member = state.members[which]
@@ -174,7 +181,7 @@ def _steps(state: State, rule: Rule, scope: Scope) -> Iterator[tuple[str, State]
 def _turns(
     state: State, member: Member, which: int, rule: Rule, scope: Scope
 ) -> Iterator[tuple[str, Member, Request | None]]:
-    """Yield what a member may do: its name, what it makes of the member, and what is sent."""
+    """Yield what a member may do: in words, what it is then, and what it sends."""
     head = state.head
     phase = member.phase
     if phase == "start":
@@ -303,7 +310,8 @@ def _stored(member: Member, rule: Rule) -> Iterator[Write]:
 
 
 def _with(state: State, which: int, member: Member) -> State:
-    return state._replace(members=(*state.members[:which], member, *state.members[which + 1 :]))
+    head, log, members, network, acknowledged, repeats = state
+    return State(head, log, (*members[:which], member, *members[which + 1 :]), network, acknowledged, repeats)
 
 
 def _sent(state: State, request: Request | None) -> State:
