@@ -78,7 +78,7 @@ def test_others_are_left_alone(daemon: Daemon) -> None:
     with disk("breaks", "breaks/one", SIZE) as path, disk("sound", "breaks/other", SIZE) as other:
         break_the_ring(path, 1)
         # The trigger holds the writes of whichever disk, so the load comes when it is gone.
-        fio = Fio(other, 2048)
+        fio = Fio(other, 1024)
         fio.wait_for_load()
         log = daemon.log.read_text()
         assert log.count("the ring is mended") == 1

@@ -54,7 +54,7 @@ def read_16(offset: int) -> bytes:
 
 def under_load(path: str, change: Callable[[], None]) -> None:
     """Make a change in the middle of fio's writes; they go on, and everything verifies."""
-    fio = Fio(path, 2048)
+    fio = Fio(path, 1024)
     fio.wait_for_load()
     change()
     fio.finish()
