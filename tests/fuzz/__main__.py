@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 import atheris  # type: ignore[import-untyped,import-not-found,unused-ignore]
+from twisted.logger import globalLogBeginner
 
 with atheris.instrument_imports(include=["txtcmu"]):
     from tests.fuzz.disks import BLOCK_SIZE, KINDS, LARGEST, FuzzedDisk
@@ -90,6 +91,8 @@ def main() -> None:
     """Fuzz what the first argument names, until something breaks."""
     if len(sys.argv) < 2 or sys.argv[1] not in _TARGETS:
         raise SystemExit(f"usage: python -m tests.fuzz {{{','.join(_TARGETS)}}} [CORPUS_DIRECTORY] [libFuzzer options]")
+    # Until it is told where to, Twisted keeps what is logged, and with it every device that says something.
+    globalLogBeginner.beginLoggingTo([], redirectStandardIO=False)
     atheris.Setup([f"{sys.argv[0]} {sys.argv[1]}", *sys.argv[2:]], _TARGETS[sys.argv[1]])
     atheris.Fuzz()
 
