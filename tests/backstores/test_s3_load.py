@@ -34,13 +34,13 @@ HOUR = 3600.0
 PATIENCE = 2.0  # seconds, so that one hang is enough for an error
 
 
-def judge(case: Any, load: Load, plan: FaultPlan) -> None:
-    """Assert that much went wrong, that little of it was seen, and that what was seen is clear."""
+def judge(case: Any, load: Load, plan: FaultPlan, most: int) -> None:
+    """Assert that much went wrong, that at most so much of it was seen, and that what was seen is clear."""
     case.assertEqual(set(plan.befell), EVERYTHING)
     case.assertGreater(min(plan.befell.values()), 20)
     case.assertEqual(sum(load.counts[kind] for kind in KINDS), OPERATIONS)
     case.assertGreater(load.counts["NotReadyError"], 5)
-    case.assertLess(load.counts["NotReadyError"], OPERATIONS / 20)
+    case.assertLess(load.counts["NotReadyError"], most)
     case.assertEqual({kind for kind in load.counts if kind.endswith("Error")}, {"NotReadyError"})
     for line in load.errors:
         case.assertRegex(line, r"\A[A-Z]+ \S+: .* \(\d+ attempts in \d+ s\); see whether the store is up\Z")
@@ -62,7 +62,7 @@ class FakeLoadTests(SynchronousTestCase):
         clock.advance(2 * HOUR)
         simulate(clock, load.check())
         simulate(clock, load.close())
-        judge(self, load, plan)
+        judge(self, load, plan, OPERATIONS // 20)
 
 
 class SeaweedFSLoadTests(TestCase):
@@ -94,7 +94,7 @@ class SeaweedFSLoadTests(TestCase):
         await deferLater(reactor, self.longest)  # what is late has landed then
         await load.check()
         await load.close()
-        judge(self, load, plan)
+        judge(self, load, plan, OPERATIONS // 8)  # a slow machine's timeouts count, too
 
 
 EVERYTHING = {

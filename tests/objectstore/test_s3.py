@@ -215,6 +215,13 @@ class FailureTests(SynchronousTestCase):
         with self.assertRaisesRegex(ObjectStoreError, "LIST disk/: .* is no list .*; see whether the endpoint"):
             self.finish(self.store.list("disk/"))
 
+    def test_damaged_absence(self) -> None:
+        """That there is no object is read again, too, when a bit of it flips."""
+        for bit in range(0, 900, 7):
+            self.script(Fault(flip=bit))
+            self.assertIsNone(self.finish(self.store.get("none")), bit)
+        self.assertGreater(self.fake.count("GET"), 140)
+
     def test_lost_reply_of_a_create(self) -> None:
         """The retry of a create that did land fails, and says that it may be ours."""
         self.script(Fault.lose_reply(method="PUT"))

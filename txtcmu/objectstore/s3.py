@@ -139,7 +139,7 @@ class S3ObjectStore:
                     return None, None
                 # To a disk, absence is data, and any proxy in between says 404 as well; or a bit of the code flipped.
                 damaged += 1
-                if not code.startswith("NoSuch") and damaged < _DAMAGED:
+                if code != "NoSuchBucket" and damaged < _DAMAGED:
                     raise Later(f"{key}: a 404 that says nothing", doubtful=False)
             if reply.status == 416:
                 found = await self._head_request(key)
@@ -231,7 +231,7 @@ class S3ObjectStore:
                 raise self._refuse(reply)
             try:
                 return _page(reply.body, prefix, after)
-            except (ElementTree.ParseError, ValueError) as error:
+            except (ElementTree.ParseError, LookupError, ValueError) as error:
                 damaged += 1
                 reason = f"LIST {prefix}: the store answered something that is no list ({error})"
                 if damaged < _DAMAGED:

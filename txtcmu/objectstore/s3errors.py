@@ -41,7 +41,7 @@ def error_code(body: bytes) -> tuple[str, str, str]:
     """Return code, message and region of an error reply; empty texts when it is not S3's."""
     try:
         root = ElementTree.fromstring(body)
-    except ElementTree.ParseError:
+    except (ElementTree.ParseError, LookupError, ValueError):  # the latter two: an encoding that it does not know
         return "", "", ""
     texts = {element.tag.rpartition("}")[2]: (element.text or "").strip() for element in root.iter()}
     return texts.get("Code", ""), texts.get("Message", ""), texts.get("Region", "")
