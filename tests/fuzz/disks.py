@@ -35,6 +35,7 @@ STATUSES = {GOOD, CHECK_CONDITION, CONDITION_MET, BUSY}
 #: Without BLANK CHECK, VENDOR SPECIFIC and COPY ABORTED, which no disk says, and the reserved one.
 SENSE_KEYS = {0x0, 0x1, 0x2, 0x3, 0x4, 0x5, 0x6, 0x7, 0xB, 0xD, 0xE}
 _UNMAP = 0x42
+_WRITE_SAME = (0x41, 0x93)
 
 
 @implementer(IBackstore)
@@ -158,6 +159,8 @@ class FuzzedDisk:
                 yield from range(lba, min(BLOCKS, lba + int.from_bytes(command.data_out[at + 8 : at + 12])))
         else:
             _, lba, blocks = row.decode(cdb)
+            if not blocks and cdb[0] in _WRITE_SAME:
+                blocks = BLOCKS  # to the end of the medium
             yield from range(lba, min(BLOCKS, lba + blocks))
 
     def _check_read(self, command: FakeCommand) -> None:

@@ -127,6 +127,7 @@ def parameter_lists(draw: st.DrawFn) -> Request:
 @given(st.lists(requests() | parameter_lists(), min_size=1, max_size=12))
 @example([Request(bytes([0x2A, 0, 0, 0, 0, 0, 0, 0, 1, 0]), b"w" * 600, 0)])
 @example([Request(bytes([0x12, 0, 0, 0, 36, 0]), b"o" * 36, 0)])
+@example([Request(bytes([0x41, 0, 0, 0, 0, 9, 0, 0, 0, 0]), b"s" * 512, 0)])
 @example([Request(bytes([0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0]), b"o" * 512, 512)])
 def test_any_command(kind: str, sent: list[Request]) -> None:
     """Any commands one after the other leave a disk that goes on."""
