@@ -145,7 +145,7 @@ class FakeKernel(FakeDevice):
         self._raise_since(before)
 
     def reset_ring(self, kind: int) -> None:
-        """Write ``action/reset_ring`` (version 2): end all commands, BUSY (1) or with a hard failure (2), and empty it."""
+        """Write ``action/reset_ring`` (version 2): all commands end, BUSY (1) or with a hard failure (2)."""
         self._only_since_v2("reset_ring")
         if kind not in (1, 2):
             raise OSError(errno.EINVAL, "reset_ring is 1 or 2")
