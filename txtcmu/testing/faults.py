@@ -110,7 +110,7 @@ _CHANGE = _ANY | {
     "late": lambda random, plan: Fault.late(random.uniform(0, plan.late)),
     "repeated": lambda random, plan: Fault.repeat(random.uniform(0, plan.latency)),
 }
-_KINDS = {
+_KINDS: dict[str, dict[str, Callable[[Random, FaultPlan], Fault]]] = {
     "GET": _ANY
     | {
         "truncated": lambda random, _: Fault(truncate=random.randrange(4096)),
