@@ -219,7 +219,11 @@ class ICommand(Interface):
 
 
 class ICommandHandler(Interface):
-    """Raw SCSI: for devices that are not plain disks.  It answers every command itself, INQUIRY included."""
+    """Raw SCSI: for devices that are not plain disks.  It answers every command itself, INQUIRY included.
+
+    But for two: while it is being opened or away the device answers as a disk that is not ready, and a unit attention
+    is reported before it hears of the command that reports it.
+    """
 
     def handle(command: ICommand) -> object:
         """Carry out one command.
