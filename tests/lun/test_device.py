@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
@@ -502,6 +503,32 @@ class CloseTests(_TestCase):
         self.assertEqual(rig.device.state, State.CLOSED)
         self.assertFalse(late.done)  # the next daemon's
         rig.kernel.verify(drained=False)
+        rig.kernel.open().close()
+
+    def test_cancelled_coroutine(self) -> None:
+        """What the traceback of a cancelled coroutine still holds does not keep the device busy."""
+
+        class Catching:
+            """Holds an exception, and so a window, in a cycle."""
+
+        async def write(_offset: int, data: memoryview) -> None:
+            part, cycle = data[:512], Catching()
+            try:
+                await Deferred()
+            except CancelledError as error:
+                cycle.error, cycle.part, cycle.itself = error, part, cycle  # type: ignore[attr-defined]
+                raise
+
+        backstore = ScriptedBackstore(SIZE, write=write)
+        rig = self.rig(backstore)
+        gc.disable()
+        self.addCleanup(gc.enable)
+        command = rig.initiator.write(0, BLOCK)
+        rig.settle()
+        rig.kernel.abort(command)
+        rig.settle()
+        self.assertEqual(command.status, TASK_ABORTED)
+        self.assertTrue(self.successResultOf(self.close(rig)))
         rig.kernel.open().close()
 
     def test_errors(self) -> None:

@@ -7,6 +7,7 @@ and begun anew in the same file: :meth:`Attachment.mend`.
 from __future__ import annotations
 
 import errno
+import gc
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -67,6 +68,7 @@ class Attachment:
         self._log = log
         self._reading = False
         self._freeing: set[Deferred[None]] = set()
+        self._cancelled = False
         self._mends = 0
         self._mended = 0.0
 
@@ -164,6 +166,7 @@ class Attachment:
         await DeferredList(list(self._freeing))
         await self._in_kernel(self._target.reset_ring)
         self.tasks.stop()
+        self._cancelled |= self.tasks.cancelled
         self._ring.close()
         self._make_ring()
 
@@ -180,6 +183,8 @@ class Attachment:
         self.tasks.stop()
         self._reader.flush()
         self._ring.close()
+        if self._cancelled or self.tasks.cancelled:
+            gc.collect()  # the traceback of a cancelled coroutine is a cycle, and holds the windows of its arguments
         self._close_uio()
 
     def _close_uio(self) -> None:

@@ -101,6 +101,8 @@ class TaskSet:
         self._deadline = deadline
         self._log = log
         self._timer: Any = None
+        #: Whether a task was ever cancelled: what is left of it may hold a window until it is garbage collected.
+        self.cancelled = False
         # In the order of arrival; kept ones stay until the handler lets go.
         self._waiting: dict[Task, None] = {}
         self._idle: list[Deferred[None]] = []
@@ -138,6 +140,7 @@ class TaskSet:
         if task not in self._waiting or task.aborted is not None:
             return
         task.aborted = status
+        self.cancelled = True
         try:
             task.deferred.cancel()
         except Exception:

@@ -7,7 +7,6 @@ some of them are aborted.  :class:`~txtcmu.testing.sectors.Sectors` knows what e
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -118,8 +117,6 @@ class Load:
             raise ConfigError(f"{storage} cannot be served now: the device is {self._rig.device.state.value}")
 
     async def _stop(self) -> None:
-        # The traceback of a cancelled command is a cycle, which may hold a window of the ring until it is collected.
-        gc.collect()
         if not await self._rig.device.close(_PATIENCE):
             self._problem(f"the device does not close in {2 * _PATIENCE:g} s: the backstore holds on to something")
             return
