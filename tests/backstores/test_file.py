@@ -7,6 +7,7 @@ import errno
 import os
 import stat
 import struct
+from threading import Lock
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList
@@ -77,7 +78,8 @@ class PowerCut(SystemCalls):
 
     def __init__(self) -> None:
         self._undo: list[tuple[int, bytes]] = []
-        self.failed = False
+        self._failed = False
+        self._lock = Lock()  # a flush comes in a thread
 
     def _remember(self, fd: int, offset: int, length: int) -> None:
         self._undo.append((offset, os.pread(fd, length, offset)))
@@ -98,12 +100,19 @@ class PowerCut(SystemCalls):
 
     def fdatasync(self, fd: int) -> None:
         """Make good what was written before this call; tell of a failed write-back, once."""
-        if self.failed:
-            self.failed = False
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        written = len(self._undo)
-        os.fdatasync(fd)
-        del self._undo[:written]
+        with self._lock:
+            if self._failed:
+                self._failed = False
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            written = len(self._undo)
+            os.fdatasync(fd)
+            del self._undo[:written]
+
+    def fail(self, path: str) -> None:
+        """Let a write-back fail: what is not durable is gone, and the next fdatasync tells."""
+        with self._lock:
+            self.cut(path)
+            self._failed = True
 
     def cut(self, path: str) -> None:
         """Take back, newest first, what is not durable."""
@@ -131,10 +140,9 @@ class PowerCutTests(FileContract, TestCase):
         return self.open()
 
     async def lose(self, backstore: FileBackstore) -> None:
-        """Let a write-back fail: the data is gone from the page cache, and the next fdatasync tells."""
+        """Let a write-back fail."""
         assert isinstance(self.system, PowerCut)
-        self.system.cut(self.path)
-        self.system.failed = True
+        self.system.fail(self.path)
 
     async def test_the_cut_is_real(self) -> None:
         """A write that was never flushed is gone after the cut: the tests above prove something."""
