@@ -7,6 +7,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from txtcmu.errors import MediumError
+from txtcmu.objectstore.objects import ObjectDamaged
 from txtcmu.results import Promise
 from txtcmu.volume.errors import Damaged
 from txtcmu.volume.leaves import Place, decode_leaf, leaf_bytes
@@ -50,7 +51,10 @@ class Loader:
         part, leaf_blocks = place.part, self._state.blocks.leaf_blocks
         key = self._state.names.part(part.epoch, part.seq, part.part)
         offset = leaf * leaf_blocks * BLOCK
-        found = await self._store.get(key, place.offset, leaf_bytes(leaf_blocks))
+        try:
+            found = await self._store.get(key, place.offset, leaf_bytes(leaf_blocks))
+        except ObjectDamaged as damaged:
+            raise MediumError(str(damaged), offset) from damaged
         if found is None:
             raise MediumError(f"object {key} is missing", offset)
         try:

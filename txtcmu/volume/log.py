@@ -7,14 +7,14 @@ a writer that was deposed cannot add to the prefix, and nothing behind a gap was
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from txtcmu.errors import FencedError, PreconditionFailed
+from txtcmu.errors import FencedError, ObjectStoreError, PreconditionFailed
 from txtcmu.results import Promise
 from txtcmu.volume.batch import ClosedBatch
 from txtcmu.volume.errors import Damaged
@@ -36,6 +36,7 @@ class Log:
 
     :param epoch: the writer's, and ``first``: the sequence number that it begins with; ``nonce``: its own.
     :param written: called with each batch that has become durable, in order, and its bytes.
+    :param deposed: called when there is a seal, fails with a FencedError that names the new writer.
     :ivar durable: the last object of the prefix without gaps.
     :ivar fenced: why the log takes nothing any more, or ``None``; :ivar ended: fails with it.
     """
@@ -48,12 +49,14 @@ class Log:
         first: int,
         nonce: bytes,
         written: Callable[[ClosedBatch, bytes], None],
+        deposed: Callable[[], Awaitable[None]],
     ) -> None:
         self._store = store
         self._names = names
         self._epoch = epoch
         self._nonce = nonce
         self._written = written
+        self._deposed = deposed
         self.next = first
         self.durable = first - 1
         self.fenced: FencedError | None = None
@@ -156,7 +159,11 @@ class Log:
             raise FencedError(f"object {key} is not ours: {damaged}") from damaged
         if there.kind is Kind.DATA and there.nonce == self._nonce:
             return True
-        raise FencedError(f"{key}: another has taken the volume over")
+        try:
+            await self._deposed()
+        except ObjectStoreError:
+            pass  # what counts is the seal
+        raise FencedError(f"{key}: another is taking the volume over")
 
     def _sent(self, result: Any, seq: int) -> None:
         del self._sending[seq]

@@ -10,11 +10,13 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from txtcmu.errors import ObjectStoreError, PreconditionFailed, StoreUnavailable
-from txtcmu.objectstore.objects import StoredObject
+from txtcmu.objectstore.objects import ObjectDamaged, StoredObject
 
 __all__ = ["PersistentStore"]
 
-#: Seconds until a request that the store refuses is made again: a person may mend what is wrong.
+#: Seconds until a request is made again that the store, after all its patience, did not answer, or that it refuses: a
+#: person may mend what is wrong.
+UNANSWERED_DELAY: Final = 1.0
 REFUSED_DELAY: Final = 5.0
 
 _log = Logger()
@@ -32,7 +34,10 @@ class PersistentStore:
         self._clock = clock
 
     async def get(self, key: str, start: int = 0, length: int | None = None) -> StoredObject | None:
-        """Read a part of an object; ``None`` when there is none."""
+        """Read a part of an object; ``None`` when there is none.
+
+        :raise ObjectDamaged: it cannot be read, however often it is tried.
+        """
         found: StoredObject | None = await self._persist(key, lambda: self._store.get(key, start, length))
         return found
 
@@ -47,10 +52,11 @@ class PersistentStore:
         while True:
             try:
                 return await request()
-            except PreconditionFailed:
+            except (PreconditionFailed, ObjectDamaged):
                 raise
             except StoreUnavailable as error:
                 _log.warn("{key}: {error}; trying on", key=key, error=error)
+                await deferLater(self._clock, UNANSWERED_DELAY)
             except ObjectStoreError as error:
                 _log.error("{key}: {error}; trying on", key=key, error=error)
                 await deferLater(self._clock, REFUSED_DELAY)

@@ -14,6 +14,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from txtcmu.errors import MediumError
+from txtcmu.objectstore.objects import ObjectDamaged
 from txtcmu.results import Promise
 from txtcmu.volume.cache import BlockCache
 from txtcmu.volume.persistent import PersistentStore
@@ -74,7 +75,11 @@ class Reader:
         found: dict[int, Any] = {}
         missing = run
         for attempt in range(_ATTEMPTS):
-            stored = await self._store.get(key, first * SLOT, (last + 1 - first) * SLOT)
+            try:
+                stored = await self._store.get(key, first * SLOT, (last + 1 - first) * SLOT)
+            except ObjectDamaged as damaged:
+                _log.error("{error}", error=damaged)
+                break
             if stored is None:
                 raise Moved(key)
             view = memoryview(stored.data)

@@ -9,6 +9,7 @@ import numpy as np
 from twisted.internet.defer import Deferred
 
 from txtcmu.errors import ConfigError
+from txtcmu.objectstore.objects import ObjectDamaged
 from txtcmu.volume.blockmap import BlockMap
 from txtcmu.volume.errors import Damaged
 from txtcmu.volume.head import Head
@@ -64,12 +65,12 @@ class Replay:
         if checkpoint is None:
             return
         key = self._names.part(checkpoint.epoch, checkpoint.seq, 0)
-        found = await self._persistent.get(key)
-        if found is None:
-            raise Gone(key)
         try:
+            found = await self._persistent.get(key)
+            if found is None:
+                raise Gone(key)
             root = Root.decode(found.data, self._names.uuid, checkpoint.epoch, checkpoint.seq)
-        except Damaged as damaged:
+        except (Damaged, ObjectDamaged) as damaged:
             raise ConfigError(f"object {key} is damaged: {damaged}; run `txtcmu volume fsck`") from damaged
         state = self.state
         state.directory = Directory.of(root)
@@ -130,8 +131,8 @@ class Replay:
         :raise Gone: it is not there.  :raise txtcmu.errors.ConfigError: it is damaged.
         """
         key = self._names.log(epoch, seq)
-        found = await self._persistent.get(key, 0, _FIRST_READ)
         try:
+            found = await self._persistent.get(key, 0, _FIRST_READ)
             if found is None:
                 raise Gone(key)
             needed = header_bytes_needed(found.data)
@@ -142,7 +143,7 @@ class Replay:
             if size is not None and found.size != size:
                 raise Damaged(f"it has {found.size} bytes, and was listed with {size}")
             return decode_header(found.data, self._names.uuid, epoch, seq, found.size)
-        except Damaged as damaged:
+        except (Damaged, ObjectDamaged) as damaged:
             raise ConfigError(
                 f"object {key} is damaged: {damaged}; `txtcmu volume fsck --drop-from {seq}` gives up what was written"
                 " since"

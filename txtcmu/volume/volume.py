@@ -53,7 +53,9 @@ class Volume:
         self._cache = BlockCache(tuning.cache_blocks)
         head = keeper.head
         persistent = PersistentStore(store, clock)
-        self._log = Log(persistent, state.names, head.epoch.number, replay.next, head.writer.nonce, self._written)
+        self._log = Log(
+            persistent, state.names, head.epoch.number, replay.next, head.writer.nonce, self._written, keeper.check
+        )
         loader = Loader(persistent, state)
         reader = Reader(persistent, state, self._cache)
         self._lookup = Lookup(state, keeper, self._log, loader, reader, self._cache)
