@@ -64,8 +64,8 @@ class TcmuRunner:
         def hears() -> bool:
             assert process.poll() is None, (self._logs / "output").read_text()
             members = [row.split() for row in Path("/proc/net/netlink").read_text().splitlines()[1:]]
-            sockets = {f"socket:[{row[9]}]" for row in members if int(row[3], 16)}
-            heard = any(os.readlink(each) in sockets for each in Path(f"/proc/{process.pid}/fd").iterdir())
+            # libnl's port numbers have the process's in their low bits.
+            heard = any(int(row[2]) & 0x3FFFFF == process.pid and int(row[3], 16) for row in members)
             return heard and (PARAMETERS / "block_netlink").read_text().strip() == "unblocked"
 
         wait_until(hears, "tcmu-runner listens")
