@@ -126,5 +126,4 @@ def test_more_than_memory(guest_logs: Path, tmp_path: Path) -> None:
             run("e2fsck", "-fn", path)
         assert "#error" not in daemon.log.read_text()
         memory = dict(line.split(":") for line in Path(f"/proc/{daemon.pid}/status").read_text().splitlines())
-        print("daemon:", memory["VmRSS"], memory["VmHWM"], memory["RssAnon"], memory["RssFile"])
         assert int(memory["RssAnon"].split()[0]) < 128 << 10
