@@ -14,6 +14,7 @@ from zope.interface import classImplements, implementer
 import txtcmu.plugins
 from txtcmu import registry
 from txtcmu.errors import ConfigError
+from txtcmu.factory import Factory
 from txtcmu.interfaces import IBackstoreFactory
 from txtcmu.testing.rig import OneBackstore
 
@@ -58,6 +59,17 @@ classImplements(Incomplete, IBackstoreFactory)  # type: ignore[misc]
 
 
 instance = Tape()
+
+
+def wind(_: Any) -> None: ...
+
+
+def rewind(_: Any) -> None: ...
+
+
+reel = Factory(name="reel", summary="a reel", opener=wind)
+reel_again = Factory(name="reel", summary="a reel", opener=wind)
+other_reel = Factory(name="reel", summary="another reel", opener=rewind)
 not_a_factory = 3
 
 
@@ -151,6 +163,15 @@ class RegistryTests(SynchronousTestCase):
             registry.find("tape")
         self.assertEqual(registry.find("memory").name, "memory")
         self.assertEqual(self.names().count("tape"), 2)
+
+    def test_duplicates_of_functions(self) -> None:
+        """Two handlers made of functions are two, though they are of one class; one of them found twice is one."""
+        self.entry("reel")
+        self.entry("reel_again")
+        self.assertEqual(self.names().count("reel"), 1)
+        self.entry("other_reel")
+        with self.assertRaisesRegex(ConfigError, f"'reel', {__name__}:reel and {__name__}:other_reel: remove"):
+            registry.find("reel")
 
     def test_found_twice(self) -> None:
         """One handler found in both ways is one."""

@@ -16,6 +16,7 @@ from zope.interface.verify import verifyObject
 
 import txtcmu.plugins
 from txtcmu.errors import ConfigError
+from txtcmu.factory import Factory
 from txtcmu.interfaces import IBackstoreFactory
 
 __all__ = ["GROUP", "all_factories", "find"]
@@ -30,13 +31,19 @@ _log = Logger()
 def _discovered() -> Iterator[tuple[str, Any]]:
     """Yield each factory with where it comes from; what cannot be loaded is logged."""
     for plugin in getPlugins(IBackstoreFactory, txtcmu.plugins):
-        yield f"{type(plugin).__module__}.{type(plugin).__qualname__}", plugin
+        maker = _maker(plugin)
+        yield f"{maker.__module__}.{maker.__qualname__}", plugin
     for entry in entry_points(group=GROUP):
         try:
             loaded = entry.load()
             yield entry.value, loaded() if isinstance(loaded, type) else loaded
         except Exception:
             _log.failure("handler {name} ({value}) cannot be loaded", name=entry.name, value=entry.value)
+
+
+def _maker(factory: Any) -> Any:
+    """Return what tells a handler from another of its name: its class, or what a :class:`Factory` was made of."""
+    return factory.opener if isinstance(factory, Factory) else type(factory)
 
 
 def _by_name(discovered: Iterable[tuple[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -51,8 +58,8 @@ def _by_name(discovered: Iterable[tuple[str, Any]]) -> dict[str, dict[str, Any]]
             _log.error("handler {origin} is left out: {error}", origin=origin, error=error)
             continue
         same_name = factories.setdefault(factory.name, {})
-        # The same class found both ways, from its drop-in and its entry point, is no conflict.
-        if not any(type(other) is type(factory) for other in same_name.values()):
+        # The same handler found both ways, from its drop-in and its entry point, is no conflict.
+        if not any(_maker(other) is _maker(factory) for other in same_name.values()):
             same_name[origin] = factory
     return factories
 
