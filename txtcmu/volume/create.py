@@ -28,7 +28,9 @@ async def create_volume(
     :raise txtcmu.errors.ConfigError: there is something already, or ``size`` is no whole number of blocks.
     """
     if size < BLOCK or size % BLOCK:
-        raise ConfigError(f"a volume is a multiple of {BLOCK} bytes long, not {size}")
+        raise ConfigError(
+            f"a volume is a multiple of {BLOCK} bytes long, not {size}: give {max(1, size // BLOCK) * BLOCK}"
+        )
     uuid = UUID(bytes=random(16), version=4)
     # An epoch that nobody ever wrote in: whoever opens the volume seals it like any other.
     head = Head(uuid, size, geometry, 1, random(8).hex(), (Epoch(1, 1),), evolve(writer, closed=True))

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final
 
 import numpy as np
-from attrs import define, field
+from attrs import define, field, frozen
 from numpy.typing import NDArray
 
-from txtcmu.errors import ConfigError, TCMUError
+from txtcmu.errors import ConfigError, MediumError, TCMUError
+from txtcmu.objectstore.objects import ObjectDamaged
+from txtcmu.volume.errors import FormatTooNew
 from txtcmu.volume.head import Head
 from txtcmu.volume.headkeeper import read_head
 from txtcmu.volume.loader import Loader
+from txtcmu.volume.log import WINDOW
 from txtcmu.volume.logobject import Kind
-from txtcmu.volume.names import Names
+from txtcmu.volume.names import Names, log_place
 from txtcmu.volume.persistent import PersistentStore
 from txtcmu.volume.replay import Gone, Replay
 from txtcmu.volume.slots import BLOCK, HOLE, SLOT, SlotSeal, seqs_of
 from txtcmu.volume.state import State
+from txtcmu.volume.surveys import Progress, in_order, listed
 
-__all__ = ["Report", "check_volume"]
+__all__ = ["Report", "check_volume", "load_map"]
 
-#: Told how much is done of what, for people who wait.
-Progress = Callable[[str, int, int], None]
-
-_PIECE: Final = 1024  # slots that are read at a time
+#: Slots that are read at a time, and how many such reads, leaves of the map, or headers are under way.
+_PIECE: Final = 1024
+_READS: Final = 4
+_LEAVES: Final = 16
+_HEADERS: Final = 16
 
 
 @define
@@ -35,6 +40,8 @@ class Report:
     :ivar problems: one line for each thing that is wrong.
     :ivar objects: in the log, and :ivar bytes: of them; :ivar blocks: of the disk that have data.
     :ivar orphans: keys that cannot be reached: left behind by a writer that died, or that was too late.
+    :ivar lost: the first object of the log that cannot be replayed, or ``None``; what is said of the rest is what the
+        volume would be if that one and all behind it were given up.
     """
 
     head: Head
@@ -43,70 +50,100 @@ class Report:
     bytes: int = 0
     blocks: int = 0
     orphans: list[str] = field(factory=list)
+    lost: int | None = None
 
 
 async def check_volume(store: Any, prefix: str, clock: Any, *, data: bool, progress: Progress) -> Report:
     """Check the volume at ``prefix``; nothing is changed.
 
-    A volume that is being written changes meanwhile, and then what is found means nothing.
-
     :param data: read every block as well.
-    :raise txtcmu.errors.ConfigError: there is no volume, or its head cannot be read.
+    :raise txtcmu.errors.ConfigError: there is no volume, its head cannot be read, or it has changed meanwhile.
     """
     found = await read_head(store, prefix)
     if found is None:
         raise ConfigError(f"there is no volume at {prefix or '/'}")
     head, _ = found
     names, report = Names(prefix, head.uuid), Report(head)
-    sizes = await _list(store, names, progress)
+    sizes: dict[str, int] = {}
+    async for each in listed(store, names.root):
+        sizes[each.key] = each.size
+        if not len(sizes) % 1000:
+            progress("listing", len(sizes), 0)
     replay = Replay(store, names, head, clock)
-    try:
-        await replay.load_checkpoint()
-        await replay.replay_sealed()
-        replay.next = max(replay.next, head.epoch.first)
-        await replay.replay(head.epoch.number, await replay.sizes(head.epoch.number), 1 << 40)
-    except Gone as gone:
-        report.problems.append(f"object {gone} is missing")
-        return report
-    except TCMUError as error:
-        report.problems.append(str(error))
-        return report
-    await _check_map(store, clock, replay.state, sizes, report, progress)
-    await _find_orphans(names, replay, sizes, report)
-    if data:
-        await _check_data(store, clock, replay.state, sizes, report, progress)
+    if await _replay(replay, head, names, sizes, report):
+        await _check_map(store, clock, replay.state, sizes, report, progress)
+        if report.lost is None:
+            await _find_orphans(names, replay, sizes, report)
+        if data:
+            await _check_data(store, clock, replay.state, sizes, report, progress)
+    if report.problems:
+        again = await read_head(store, prefix)
+        if again is None or again[0].operation != head.operation:
+            raise ConfigError("the volume has changed while it was checked: stop whoever uses it, and check again")
     return report
 
 
-async def _list(store: Any, names: Names, progress: Progress) -> dict[str, int]:
-    """Return the sizes of everything below the volume's UUID."""
-    sizes: dict[str, int] = {}
-    after = ""
-    while page := await store.list(names.root, after):
-        sizes.update((each.key, each.size) for each in page)
-        after = page[-1].key
-        progress("listing", len(sizes), 0)
-    return sizes
+async def _replay(replay: Replay, head: Head, names: Names, sizes: dict[str, int], report: Report) -> bool:
+    """Replay the log as far as it goes.  :return: whether there is a state to be looked at."""
+    try:
+        await replay.load_checkpoint()
+    except FormatTooNew:
+        raise
+    except (Gone, ConfigError) as error:
+        report.problems.append(f"{_what(error)}: the disk is lost, unless its prefix can be restored from a backup")
+        return False
+    epoch = head.epoch.number
+    try:
+        await replay.replay_sealed()
+        replay.next = max(replay.next, head.epoch.first)
+        ended = await replay.replay(epoch, await replay.sizes(epoch), 1 << 40)
+    except FormatTooNew:
+        raise
+    except (Gone, ConfigError) as error:
+        behind = _log_sizes(sizes, head, replay.next)
+        report.lost = replay.next
+        report.problems.append(
+            f"{_what(error)}: `txtcmu volume fsck --drop-from {replay.next}` gives up"
+            f" {len(behind)} objects of the log with {sum(behind)} bytes, and makes a disk of the rest"
+        )
+        return True
+    stray = 0 if ended else len(_log_sizes(sizes, head, replay.next))
+    if stray >= WINDOW:  # which is more than a writer that died can have had under way
+        report.problems.append(
+            f"object {names.log(epoch, replay.next)} is missing, and {stray} objects that were written after it count"
+            " no more: what was flushed last is lost"
+        )
+    return True
+
+
+def _what(error: Exception) -> str:
+    return f"object {error} is missing" if isinstance(error, Gone) else str(error).partition("; ")[0]
+
+
+def _log_sizes(sizes: dict[str, int], head: Head, first: int) -> list[int]:
+    """Return the sizes of the objects of the log from ``first`` on."""
+    epochs = {epoch.number for epoch in head.epochs}
+    return [
+        size
+        for key, size in sizes.items()
+        if (place := log_place(key)) is not None and place[0] in epochs and place[1] >= first
+    ]
 
 
 async def _check_map(
     store: Any, clock: Any, state: State, sizes: dict[str, int], report: Report, progress: Progress
 ) -> None:
     """Load the whole map, and compare what it refers to with what is there."""
-    loader = Loader(PersistentStore(store, clock), state)
-    missing = sorted({*state.blocks.missing(0, state.blocks.blocks), *state.blocks.overlaid()})
-    for number, leaf in enumerate(missing):
-        progress("reading the map", number, len(missing))
-        try:
-            await loader.load(leaf)
-        except TCMUError as error:
-            report.problems.append(f"blocks from {leaf * state.blocks.leaf_blocks} on: {error}")
+    missing = {*state.blocks.missing(0, state.blocks.blocks), *state.blocks.overlaid()}
+    async for problem in load_map(store, clock, state, sorted(missing), progress):
+        report.problems.append(problem)
     live: dict[int, int] = {}
     for _, leaf_where in state.blocks.contents():
         seqs, counts = np.unique(seqs_of(leaf_where[leaf_where != HOLE]), return_counts=True)
         for seq, count in zip(seqs.tolist(), counts.tolist(), strict=True):
             live[seq] = live.get(seq, 0) + count
     report.blocks = sum(live.values())
+    whole = not report.problems
     for seq, size in state.inventory.objects():
         counted = live.pop(seq, 0)
         there = sizes.get(state.key_of(seq))
@@ -114,7 +151,7 @@ async def _check_map(
             report.problems.append(f"object {state.key_of(seq)} is missing: {counted} blocks are lost")
         elif there is not None and there != size:
             report.problems.append(f"object {state.key_of(seq)} has {there} bytes instead of {size}")
-        if state.inventory.live(seq) != counted:
+        if whole and state.inventory.live(seq) != counted:
             report.problems.append(
                 f"{counted} blocks live in object {state.key_of(seq)}, not {state.inventory.live(seq)}"
             )
@@ -124,21 +161,57 @@ async def _check_map(
     report.problems += [f"the map refers to object {seq}, which there never was" for seq in sorted(live)]
 
 
+async def load_map(store: Any, clock: Any, state: State, leaves: list[int], progress: Progress) -> AsyncIterator[str]:
+    """Load leaves of the map; yield a line for each that cannot be."""
+    loader = Loader(PersistentStore(store, clock), state)
+
+    async def load(leaf: int) -> str | None:
+        try:
+            await loader.load(leaf)
+        except MediumError as error:
+            return f"blocks from {leaf * state.blocks.leaf_blocks} on are lost: {error}"
+        return None
+
+    done = 0
+    async for problem in in_order(load, leaves, _LEAVES):
+        done += 1
+        progress("reading the map", done, len(leaves))
+        if problem is not None:
+            yield problem
+
+
 async def _find_orphans(names: Names, replay: Replay, sizes: dict[str, int], report: Report) -> None:
     state, checkpoint = replay.state, report.head.checkpoint
     reached = {state.key_of(seq) for seq, _ in state.inventory.objects()}
     reached |= {names.part(part.epoch, part.seq, part.part) for part in state.directory.parts()}
     if checkpoint is not None:
         reached.add(names.part(checkpoint.epoch, checkpoint.seq, 0))
-    for key in sorted(sizes.keys() - reached):
-        if sizes[key] == SLOT and key.startswith(f"{names.root}d/"):
-            epoch, seq = (int(part, 16) for part in key.split("/")[-2:])
-            try:
-                if (await replay.header(epoch, seq)).kind is Kind.SEAL:
-                    continue  # kept for ever: a writer that was deposed may come back
-            except (Gone, TCMUError):
-                pass
-        report.orphans.append(key)
+
+    async def is_seal(key: str) -> bool:
+        place = log_place(key)
+        if place is None or sizes[key] != SLOT:
+            return False
+        try:
+            return (await replay.header(*place)).kind is Kind.SEAL
+        except (Gone, TCMUError):
+            return False
+
+    unreached = sorted(sizes.keys() - reached)
+    seals = in_order(is_seal, unreached, _HEADERS)
+    # Seals are kept for ever: a writer that was deposed may come back.
+    report.orphans = [key for key in unreached if not await anext(seals)]
+
+
+@frozen
+class _Piece:
+    """Adjacent slots of one object that hold blocks of the disk.
+
+    :ivar blocks: their addresses, and :ivar slots: where they are.
+    """
+
+    seq: int
+    blocks: list[int]
+    slots: list[int]
 
 
 async def _check_data(
@@ -146,25 +219,42 @@ async def _check_data(
 ) -> None:
     """Read every block that has data."""
     persistent = PersistentStore(store, clock)
+
+    async def check(piece: _Piece) -> tuple[int, list[str]]:
+        key = state.key_of(piece.seq)
+        if key not in sizes:
+            return len(piece.blocks), []  # which was said already
+        first, last = piece.slots[0], piece.slots[-1]
+        try:
+            found = await persistent.get(key, first * SLOT, (last + 1 - first) * SLOT)
+        except ObjectDamaged as damaged:
+            return len(piece.blocks), [str(damaged)]
+        view = memoryview(found.data if found is not None else b"")
+        seal = SlotSeal(state.names.uuid, state.epoch_of(piece.seq), piece.seq)
+        return len(piece.blocks), [
+            f"block {block} (byte {block * BLOCK}) is damaged in object {key}"
+            for block, slot in zip(piece.blocks, piece.slots, strict=True)
+            if not seal.intact(slot, block, view[(slot - first) * SLOT :][:SLOT])
+        ]
+
     blocks, where = _mapped(state)
+    done = 0
+    async for count, problems in in_order(check, _pieces(blocks, where), _READS):
+        done += count
+        progress("reading blocks", done, len(where))
+        report.problems += problems
+
+
+def _pieces(blocks: NDArray[Any], where: NDArray[Any]) -> Iterator[_Piece]:
+    """Return what is read by one request each."""
     order = np.argsort(where)
     blocks, where = blocks[order], where[order]
     done = 0
     while done < len(where):
-        progress("reading blocks", done, len(where))
-        seq = int(where[done]) >> 16
-        slot = int(where[done]) & 0xFFFF
+        seq, slot = divmod(int(where[done]), 1 << 16)
         end = int(np.searchsorted(where, np.uint64(seq << 16 | min(0xFFFF, slot + _PIECE))))
         end = max(end, done + 1)
-        last = int(where[end - 1]) & 0xFFFF
-        key = state.key_of(seq)
-        seal = SlotSeal(state.names.uuid, state.epoch_of(seq), seq)
-        found = await persistent.get(key, slot * SLOT, (last + 1 - slot) * SLOT) if key in sizes else None
-        view = memoryview(found.data if found is not None else b"")
-        for block, place in zip(blocks[done:end].tolist(), where[done:end].tolist(), strict=True):
-            at = ((place & 0xFFFF) - slot) * SLOT
-            if found is not None and not seal.intact(place & 0xFFFF, block, view[at : at + SLOT]):
-                report.problems.append(f"block {block} (byte {block * BLOCK}) is damaged in object {key}")
+        yield _Piece(seq, blocks[done:end].tolist(), (where[done:end] & np.uint64(0xFFFF)).tolist())
         done = end
 
 

@@ -6,6 +6,7 @@ late request of a volume that was removed leaves behind can never be taken for a
 
 from __future__ import annotations
 
+import re
 from typing import Final
 from uuid import UUID
 
@@ -14,6 +15,8 @@ from attrs import frozen
 __all__ = ["Names"]
 
 _HEAD: Final = "head"
+_PART: Final = re.compile(r"/c/([0-9a-f]{8})/([0-9a-f]{16})/([0-9a-f]{4})\Z")
+_LOG: Final = re.compile(r"/d/([0-9a-f]{8})/([0-9a-f]{16})\Z")
 
 
 @frozen
@@ -54,6 +57,13 @@ def head_key(prefix: str) -> str:
     return prefix + _HEAD
 
 
-def log_seq(key: str) -> int:
-    """Return the sequence number in the key of a log object.  :raise ValueError: it is no such key."""
-    return int(key.rpartition("/")[2], 16)
+def log_place(key: str) -> tuple[int, int] | None:
+    """Return epoch and sequence number of the log object that has this key, ``None`` when it is another's."""
+    match = _LOG.search(key)
+    return None if match is None else (int(match[1], 16), int(match[2], 16))
+
+
+def part_place(key: str) -> tuple[int, int, int] | None:
+    """Return epoch, sequence number and part of the part of a checkpoint that has this key, else ``None``."""
+    match = _PART.search(key)
+    return None if match is None else (int(match[1], 16), int(match[2], 16), int(match[3], 16))

@@ -16,13 +16,13 @@ from txtcmu.volume.head import Head
 from txtcmu.volume.inventory import Inventory
 from txtcmu.volume.leaves import Directory
 from txtcmu.volume.logobject import Header, Kind, decode_header, header_bytes_needed
-from txtcmu.volume.names import Names, log_seq
+from txtcmu.volume.names import Names, log_place
 from txtcmu.volume.persistent import PersistentStore
 from txtcmu.volume.root import Root
 from txtcmu.volume.slots import BLOCK, SLOT, location
 from txtcmu.volume.state import State
 
-__all__ = ["Gone", "Replay"]
+__all__ = ["Gone", "Replay", "read_header"]
 
 #: Headers that are read at a time, and how much of an object is read at first: enough for most.
 _AT_A_TIME: Final = 64
@@ -96,7 +96,7 @@ class Replay:
         sizes: dict[int, int] = {}
         while page := await self._store.list(prefix, after):
             after = page[-1].key
-            sizes.update((log_seq(each.key), each.size) for each in page)
+            sizes.update((place[1], each.size) for each in page if (place := log_place(each.key)) is not None)
         return sizes
 
     async def replay(self, epoch: int, sizes: dict[int, int], end: int) -> bool:
@@ -130,23 +130,12 @@ class Replay:
         :param size: of the object, as the store has listed it.
         :raise Gone: it is not there.  :raise txtcmu.errors.ConfigError: it is damaged.
         """
-        key = self._names.log(epoch, seq)
         try:
-            found = await self._persistent.get(key, 0, _FIRST_READ)
-            if found is None:
-                raise Gone(key)
-            needed = header_bytes_needed(found.data)
-            if needed > len(found.data):
-                found = await self._persistent.get(key, 0, needed)
-                if found is None:
-                    raise Gone(key)
-            if size is not None and found.size != size:
-                raise Damaged(f"it has {found.size} bytes, and was listed with {size}")
-            return decode_header(found.data, self._names.uuid, epoch, seq, found.size)
+            return await read_header(self._persistent, self._names, epoch, seq, size)
         except (Damaged, ObjectDamaged) as damaged:
             raise ConfigError(
-                f"object {key} is damaged: {damaged}; `txtcmu volume fsck --drop-from {seq}` gives up what was written"
-                " since"
+                f"object {self._names.log(epoch, seq)} is damaged: {damaged}; `txtcmu volume fsck --drop-from {seq}`"
+                " gives up what was written since"
             ) from damaged
 
     def apply(self, header: Header) -> None:
@@ -166,3 +155,24 @@ class Replay:
             slots = np.repeat(stored["slot"], counts).astype(np.uint64) + within.astype(np.uint64)
             inventory.displaced(blocks_map.commit(blocks, np.uint64(location(header.seq, 0)) + slots))
         self.next += 1
+
+
+async def read_header(store: Any, names: Names, epoch: int, seq: int, size: int | None = None) -> Header:
+    """Read the header of an object of the log.
+
+    :param size: of the object, as the store has listed it.
+    :raise Gone: it is not there.  :raise Damaged: it is not what was written, and :raise ObjectDamaged: the store says
+        so.
+    """
+    key = names.log(epoch, seq)
+    found = await store.get(key, 0, _FIRST_READ)
+    if found is None:
+        raise Gone(key)
+    needed = header_bytes_needed(found.data)
+    if needed > len(found.data):
+        found = await store.get(key, 0, needed)
+        if found is None:
+            raise Gone(key)
+    if size is not None and found.size != size:
+        raise Damaged(f"it has {found.size} bytes, and was listed with {size}")
+    return decode_header(found.data, names.uuid, epoch, seq, found.size)

@@ -19,7 +19,7 @@ from txtcmu.volume.logobject import Kind, encode_header, seal
 from txtcmu.volume.names import Names, head_key
 from txtcmu.volume.replay import Gone, Replay
 
-__all__ = ["take_over"]
+__all__ = ["replace_head", "take_over"]
 
 
 async def take_over(
@@ -39,7 +39,7 @@ async def take_over(
     while True:
         found = await read_head(store, prefix)
         if found is None:
-            raise ConfigError(f"there is no volume at {prefix or '/'}: make it with --new, or `txtcmu volume create`")
+            raise ConfigError(f"there is no volume at {prefix or '/'}: make it with `txtcmu volume create`")
         head, etag = found
         _refuse_foreign(head, writer, forced)
         names = Names(prefix, head.uuid)
@@ -54,7 +54,7 @@ async def take_over(
             # The writer has made a checkpoint and deleted what that makes needless; or something is lost.
             gone = head.operation
             continue
-        keeper = await _replace_head(store, prefix, head, etag, writer, replay.next + 1, random)
+        keeper = await replace_head(store, prefix, head, etag, writer, replay.next + 1, random)
         if keeper is not None:
             replay.next += 1
             replay.state.epochs.append(keeper.head.epoch)
@@ -87,10 +87,14 @@ async def _replay_and_seal(store: Any, names: Names, head: Head, replay: Replay,
             replay.apply(header)
 
 
-async def _replace_head(
+async def replace_head(
     store: Any, prefix: str, head: Head, etag: str, writer: Writer, first: int, random: Callable[[int], bytes]
 ) -> HeadKeeper | None:
-    """Begin the new epoch.  :return: ``None`` when the head has changed, and all has to be done again."""
+    """Begin a new epoch, whose first sequence number is ``first``; the present one is sealed.
+
+    :return: ``None`` when the head has changed without a new epoch, and all has to be done again.
+    :raise FencedError: somebody else was quicker, or has removed the volume.
+    """
     epoch = Epoch(head.epoch.number + 1, first)
     ours = head.replaced(random(8).hex(), epochs=(*head.epochs, epoch), writer=evolve(writer, closed=False))
     while True:
