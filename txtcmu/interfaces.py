@@ -54,12 +54,17 @@ __all__ = [
     "IObjectStore",
     "IResizable",
     "IVectoredBackstore",
+    "IVolumeHandler",
     "IWriteZeroes",
 ]
 
 
 class IBackstore(Interface):
-    """A flat array of bytes that survives: what most authors write."""
+    """A flat array of bytes that survives: what most authors write.
+
+    It may have an attribute ``write_cache``: false has the disk start without a write cache (WCE), so that each write
+    is flushed before it is acknowledged.
+    """
 
     size = Attribute(
         "Length in bytes, an int: a multiple of the device's block size; while it is open, only"
@@ -275,6 +280,25 @@ class IBackstoreFactory(IPlugin):
         :return: an :class:`IBackstore` or :class:`ICommandHandler`, or a Deferred or coroutine of one.
         :raise txtcmu.errors.ConfigError: it can never work like this (the line names the mend).
         :raise txtcmu.errors.NotReadyError: it may work later; the device tries again by itself.
+        """
+
+
+class IVolumeHandler(Interface):
+    """A factory whose disks can be volumes (docs/volume-format.md): how ``txtcmu volume`` reaches them."""
+
+    def connect(config: DeviceConfig, reactor: Any) -> object:
+        """Connect to the store that a volume is in, or may be made in.
+
+        :return: a Deferred or coroutine of an :class:`IObjectStore`, which the caller closes, and of the prefix of the
+            volume's keys: empty, or ending in a slash.
+        :raise txtcmu.errors.TCMUError: it cannot be reached; the line names the mend.
+        """
+
+    def places(config: DeviceConfig, reactor: Any) -> object:
+        """Say where volumes at a path, and below it, may be.
+
+        :return: a Deferred or coroutine of a list of paths for :meth:`connect`: the one that was given, unless a store
+            ends where a path does.
         """
 
 

@@ -13,13 +13,13 @@ from zope.interface import implementer
 from txtcmu.backstores.volumeoptions import VOLUME_HELP, VOLUME_OPTIONS, VolumeOptions
 from txtcmu.devconfig import DeviceConfig, DeviceParameters
 from txtcmu.errors import ConfigError, NotReadyError, ObjectStoreError, StoreUnavailable
-from txtcmu.interfaces import IBackstoreFactory
+from txtcmu.interfaces import IBackstoreFactory, IVolumeHandler
 from txtcmu.threads import run
 
 __all__ = ["DirFactory"]
 
 
-@implementer(IPlugin, IBackstoreFactory)
+@implementer(IPlugin, IBackstoreFactory, IVolumeHandler)
 @define(eq=False)
 class DirFactory:
     """The handler ``dir``."""
@@ -49,9 +49,10 @@ dir/PATH: the path is taken from the root.
             raise ConfigError(f"dir: cannot make /{parameters.config.path}: {error.strerror}") from None
         store = await self._connect(parameters)
         from txtcmu.backstores.volumes import create_disk
+        from txtcmu.objectstore.probe import probe
 
         try:
-            await create_disk(store, "", parameters)
+            await create_disk(store, "", parameters, lambda: probe(store, ""))
         except ObjectStoreError as error:
             raise ConfigError(f"dir: {error}") from None
         finally:
@@ -76,15 +77,38 @@ dir/PATH: the path is taken from the root.
             await store.close()
         return disk
 
-    async def _connect(self, parameters: DeviceParameters) -> Any:
-        problem = self.check(parameters.config)
+    async def connect(self, config: DeviceConfig, reactor: Any) -> tuple[Any, str]:
+        """See :class:`~txtcmu.interfaces.IVolumeHandler`."""
+        problem = self.check(config)
         if problem is not None:
             raise ConfigError(problem)
         from txtcmu.objectstore.directory import connect
 
+        return await connect(reactor, f"/{config.path}"), ""
+
+    async def places(self, config: DeviceConfig, reactor: Any) -> list[str]:
+        """See :class:`~txtcmu.interfaces.IVolumeHandler`: each store is a directory of its own."""
+        return await run(reactor, _stores, f"/{config.path}")
+
+    async def _connect(self, parameters: DeviceParameters) -> Any:
         try:
-            return await connect(parameters.reactor, f"/{parameters.config.path}")
+            return (await self.connect(parameters.config, parameters.reactor))[0]
         except StoreUnavailable as error:
             raise NotReadyError(str(error)) from None
         except ObjectStoreError as error:
             raise ConfigError(f"dir: {error}") from None
+
+
+def _stores(path: str) -> list[str]:
+    """Return the paths, without the slash at their beginning, of all stores at and below a directory."""
+    found = []
+    for folder, folders, _ in os.walk(path, onerror=_refuse):
+        if {"objects", "temporary"} <= set(folders):
+            found.append(folder.lstrip("/"))
+            folders.clear()
+        folders.sort()
+    return found
+
+
+def _refuse(error: OSError) -> None:
+    raise ConfigError(f"dir: cannot look into {error.filename}: {error.strerror}")

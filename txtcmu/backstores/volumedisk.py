@@ -24,6 +24,7 @@ class VolumeDisk:
     A write is in memory only until a flush; then it, and every write before it, is in the store.
 
     :param closed: called when all is closed; may return a Deferred.
+    :ivar write_cache: see :class:`~txtcmu.interfaces.IBackstore`.
     """
 
     read_only = False
@@ -31,7 +32,8 @@ class VolumeDisk:
     discard_granularity = BLOCK
     discard_zeroes = True
 
-    def __init__(self, volume: Volume, closed: Callable[[], Any]) -> None:
+    def __init__(self, volume: Volume, closed: Callable[[], Any], *, write_cache: bool = True) -> None:
+        self.write_cache = write_cache
         self._volume = volume
         self._closed = closed
 

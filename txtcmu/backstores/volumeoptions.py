@@ -11,10 +11,11 @@ from txtcmu.errors import ConfigError
 
 __all__ = ["VOLUME_HELP", "VOLUME_OPTIONS", "VolumeOptions"]
 
-VOLUME_OPTIONS: Final = frozenset({"create", "takeover", "cache", "dirty", "batch"})
+VOLUME_OPTIONS: Final = frozenset({"create", "takeover", "wce", "cache", "dirty", "batch"})
 VOLUME_HELP: Final = """\
 create=no                  do not make a volume that is not there
 takeover=yes               take it over from another host, which must be dead
+wce=off                    acknowledge each write when it is in the store
 cache=64M                  memory for blocks that were read or written
 dirty=64M                  what may be on its way to the store before writes have to wait
 batch=4M                   most data in one object, from 256K to 64M; counts at creation"""
@@ -31,6 +32,7 @@ class VolumeOptions:
     :ivar pending: batches that may be on their way.
     :ivar create: make the volume when there is none.
     :ivar takeover: take it over from another host.
+    :ivar write_cache: acknowledge writes that a flush has yet to make durable.
     """
 
     batch_blocks: int
@@ -38,6 +40,7 @@ class VolumeOptions:
     pending: int
     create: bool
     takeover: bool
+    write_cache: bool
 
     @classmethod
     def of(cls, config: DeviceConfig) -> VolumeOptions:
@@ -53,4 +56,5 @@ class VolumeOptions:
             dirty // batch,
             config.choice("create", ("yes", "no")) == "yes",
             config.choice("takeover", ("no", "yes")) == "yes",
+            config.choice("wce", ("on", "off")) == "on",
         )

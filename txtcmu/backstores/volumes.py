@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,15 @@ from txtcmu.backstores.volumeoptions import VolumeOptions
 from txtcmu.devconfig import DeviceParameters
 from txtcmu.errors import ConfigError
 from txtcmu.volume.create import create_volume
-from txtcmu.volume.head import Geometry, Writer
+from txtcmu.volume.head import Geometry, Head, Writer
 from txtcmu.volume.headkeeper import read_head
 from txtcmu.volume.slots import BLOCK
+from txtcmu.volume.surveys import trees_at
 from txtcmu.volume.takeover import take_over
 from txtcmu.volume.tuning import Tuning
 from txtcmu.volume.volume import Volume
 
-__all__ = ["Size", "create_disk", "open_disk"]
+__all__ = ["Size", "create_disk", "new_writer", "open_disk"]
 
 #: What this process has open: a volume can be one LUN only.
 _open: set[UUID] = set()
@@ -42,23 +43,38 @@ class Size:
         """Nothing was opened."""
 
 
-async def create_disk(store: Any, prefix: str, parameters: DeviceParameters) -> None:
-    """Make a new, empty volume.  :raise ConfigError: something is there, or the size is impossible."""
-    assert parameters.size is not None
+async def create_disk(store: Any, prefix: str, parameters: DeviceParameters, prove: Callable[[], Any]) -> Head:
+    """Make a new, empty volume.
+
+    :param prove: called before anything is written: fails unless the store honours conditions.
+    :raise txtcmu.errors.ConfigError: something is there, or the size is impossible.
+    """
+    if parameters.size is None:
+        raise ConfigError("a new volume needs a size; give --size")
+    if await read_head(store, prefix) is not None:
+        raise ConfigError(f"there is a volume at {parameters.config} already: choose another path")
+    left = await trees_at(store, prefix, lambda *_: None)
+    if left:
+        # A head that was lost by mistake must not be followed by an empty disk.
+        raise ConfigError(
+            f"there are objects of a volume without a head at {parameters.config}, {left[0].uuid}: see `txtcmu volume"
+            " dump`; `txtcmu volume rm` removes them"
+        )
+    await prove()
     geometry = Geometry(batch_blocks=VolumeOptions.of(parameters.config).batch_blocks)
-    await create_volume(store, prefix, parameters.size, _writer(), os.urandom, geometry)
+    return await create_volume(store, prefix, parameters.size, new_writer(), os.urandom, geometry)
 
 
 async def open_disk(
     store: Any,
     prefix: str,
     parameters: DeviceParameters,
-    prove: Callable[[], Awaitable[Any]],
+    prove: Callable[[], Any],
     closed: Callable[[], Any],
 ) -> VolumeDisk | Size:
     """Open the volume at ``prefix``; make it first, at the size of the device, when there is none.
 
-    :param prove: called before anything is written: fails unless the store honours conditions.
+    :param prove: as for :func:`create_disk`.
     :param closed: called when the disk is closed.
     """
     options = VolumeOptions.of(parameters.config)
@@ -67,14 +83,13 @@ async def open_disk(
         if found is None:
             raise ConfigError(f"there is no volume at {parameters.config}: make it with --new --size SIZE")
         return Size(found[0].size)
-    await prove()
     if found is None:
         if not options.create:
-            raise ConfigError(f"there is no volume at {parameters.config}: make it with `txtcmu create ... --new`")
-        geometry = Geometry(batch_blocks=options.batch_blocks)
-        head = await create_volume(store, prefix, parameters.size, _writer(), os.urandom, geometry)
+            raise ConfigError(f"there is no volume at {parameters.config}: make it with `txtcmu volume create`")
+        head = await create_disk(store, prefix, parameters, prove)
     else:
         head = found[0]
+        await prove()
     if head.size != parameters.size:
         raise ConfigError(
             f"the volume at {parameters.config} has {head.size} bytes but the LUN has {parameters.size}: make the LUN"
@@ -85,7 +100,7 @@ async def open_disk(
     _open.add(head.uuid)
     try:
         keeper, replay = await take_over(
-            store, prefix, _writer(), os.urandom, parameters.reactor, forced=options.takeover
+            store, prefix, new_writer(), os.urandom, parameters.reactor, forced=options.takeover
         )
         tuning = Tuning(cache_blocks=options.cache_blocks, pending=options.pending)
         volume = Volume(store, keeper, replay, parameters.reactor, tuning)
@@ -97,10 +112,10 @@ async def open_disk(
         _open.discard(head.uuid)
         return closed()
 
-    return VolumeDisk(volume, let_go)
+    return VolumeDisk(volume, let_go, write_cache=options.write_cache)
 
 
-def _writer() -> Writer:
+def new_writer() -> Writer:
     """Return this process as the writer of a volume, with a nonce for one opening."""
     try:
         machine = Path("/etc/machine-id").read_text().strip()

@@ -226,9 +226,9 @@ class Device:
             self.attentions.guard(backstore.handle)
         else:
             self._check_backstore(backstore)
-            commands = BlockCommands(
-                self._reactor, backstore, self.settings, self._read_identity, self.unit.write_cache
-            )
+            # Off if the handler or an initiator wants it off.
+            write_cache = self.unit.write_cache and getattr(backstore, "write_cache", True)
+            commands = BlockCommands(self._reactor, backstore, self.settings, self._read_identity, write_cache)
             self.unit = commands.unit
             self.attentions.guard(commands.handle)
         self._become(State.SERVING)

@@ -248,5 +248,5 @@ class Reconfiguration:
         )
         if apart != before:
             device.attentions.establish(c.INQUIRY_DATA_HAS_CHANGED)
-        if unit.read_only != before.read_only:
+        if (unit.read_only, unit.write_cache) != (before.read_only, before.write_cache):
             device.attentions.establish(c.MODE_PARAMETERS_CHANGED)
