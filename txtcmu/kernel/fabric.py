@@ -68,12 +68,13 @@ def luns(backstore: Backstore) -> list[LUN]:
     tree = backstore.configfs
     goal = backstore.path.resolve()
     found = []
+    # Others make and remove LUNs meanwhile: any directory may be gone by the time that it is looked into.
     for fabric in tree.entries(tree.target):
-        if fabric.name == "core" or not fabric.is_dir():
-            continue
-        for path in sorted(fabric.glob("*/tpgt_*/lun/lun_*")):
-            if any(to == goal for _, to in tree.links(path)):
-                found.append(LUN(fabric.name, path.parent.parent.parent.name, path))
+        for target in tree.entries(fabric) if fabric.name != "core" else []:
+            for group in tree.entries(target):
+                for path in tree.entries(group / "lun") if group.name.startswith("tpgt_") else []:
+                    if path.name.startswith("lun_") and any(to == goal for _, to in tree.links(path)):
+                        found.append(LUN(fabric.name, target.name, path))
     return found
 
 
