@@ -47,6 +47,9 @@ class VerifyTests(SynchronousTestCase):
         for text, result in (("", None), ("0 AAAA", None), ("4096 ä", None), ("4096", None), ("-1 AAAA", None)):
             found = StoredObject("key", "etag", 3, b"abc", {CHECKSUMS: text})
             self.assertEqual(verify(found, Window(0, None), False), result)
+        for text in ("4096 A", "4096 AAA", "4096 AA=", "4096 AAAA="):  # cut off: no base64
+            found = StoredObject("key", "etag", 3, b"abc", {CHECKSUMS: text})
+            self.assertIsNone(verify(found, Window(0, None), False))
         for text in ("4096 ", "4096 AAAA", "4096 AAAAAAAAAAAAAAAA"):
             with self.assertRaises(Damaged):
                 verify(StoredObject("key", "etag", 3, b"abc", {CHECKSUMS: text}), Window(0, None), False)

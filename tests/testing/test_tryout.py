@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 
@@ -122,6 +123,40 @@ class PassTests(TryCase):
         self.assertTrue(trial.survives)
         self.assertTrue(os.path.exists(path))
 
+    async def test_odd_size(self) -> None:
+        """A size of an odd number of blocks asks nothing of the handler that is no whole block."""
+
+        class Strict(MemoryBackstore):
+            def readv(self, offset: int, buffers: list[memoryview]) -> int:
+                self._whole(offset, sum(map(len, buffers)))
+                return super().readv(offset, buffers)
+
+            def read(self, offset: int, length: int) -> bytes:
+                self._whole(offset, length)
+                return super().read(offset, length)
+
+            def writev(self, offset: int, buffers: list[memoryview]) -> None:
+                self._whole(offset, sum(map(len, buffers)))
+                super().writev(offset, buffers)
+
+            def discard(self, offset: int, length: int) -> None:
+                self._whole(offset, length)
+                super().discard(offset, length)
+
+            write_zeroes = discard
+
+            def resize(self, size: int) -> None:
+                self._whole(0, size)
+                super().resize(size)
+
+            def _whole(self, offset: int, length: int) -> None:
+                if offset % 512 or length % 512:
+                    raise BackstoreError(f"{length} bytes at {offset}")
+
+        trial = await self.trial(self.kept(Strict).factory, size=SIZE + 512)
+        assert trial.load is not None
+        self.assertEqual((self.problems(trial), trial.load.problems, trial.passed), ([], [], True))
+
     async def test_nothing_to_make(self) -> None:
         """A plugin of 25 lines, whose disk goes with it, has no tests of durability, and passes."""
         trial = await self.trial(dictionary, dev_config="dict/a")
@@ -176,8 +211,9 @@ class RefusalTests(TryCase):
         """Storage of another size is named with its size; too little for the tests is refused."""
         kept = self.kept(exists=True)
         self.assertIn(f"say --size {SIZE}", await self.refused(kept.factory, overwrite=True, size=4 * MIB))
-        self.assertIn("must be at least 2097152", await self.refused(kept.factory, size=MIB))
+        self.assertIn("must be 2097152 to 134217728", await self.refused(kept.factory, size=MIB))
         self.assertIn("multiple of 512", await self.refused(kept.factory, size=SIZE + 1))
+        self.assertIn("2097152 to 134217728", await self.refused(kept.factory, size=(128 << 20) + 512))
 
     async def test_no_disk(self) -> None:
         """What is no plain disk, or read-only, cannot be tried."""
@@ -341,17 +377,19 @@ class ContractRunTests(TryCase):
         """A test that hangs ends the contract, and is named."""
         from twisted.internet import reactor
 
+        clock = Clock()
+
         class Hangs(MemoryBackstore):
             def flush(self) -> Any:
+                reactor.callLater(0, clock.advance, contractrun.PATIENCE)
                 return Deferred()
 
-        self.patch(contractrun, "PATIENCE", 0.2)
         kept = self.kept(Hangs)
         storage = Storage(kept.factory, DeviceConfig.parse("memory/disk"), SIZE, 512, reactor)
         await storage.make(False, SIZE)
-        outcomes = [each async for each in contractrun.run_contract(reactor, storage, False)]
+        outcomes = [each async for each in contractrun.run_contract(clock, storage, False)]
         self.assertEqual(outcomes[-1].name, "test_cancelled_flush_does_no_harm")
-        self.assertIn("did not end in 0.2 s", str(outcomes[-1].problem))
+        self.assertIn("did not end in 300 s", str(outcomes[-1].problem))
 
 
 class CommandTests(SynchronousTestCase):
@@ -389,6 +427,24 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(result.exit_code, 1)
         self.assertRegex(result.stdout, r"(?m)^b +no +So\.")
         self.assertIn("failed: 1 of 2 tests failed, no load", result.stdout)
+
+    def test_interrupted(self) -> None:
+        """What was ended early has not passed, whatever there was to see until then."""
+
+        async def run(trial: Trial, reactor: Any) -> None:
+            trial.outcomes.append(contractrun.Outcome("test_a", "It works."))
+            trial.load = Load(None, Storage(dictionary, trial.config, SIZE, 512, None), bool)
+
+        self.patch(Trial, "run", run)
+
+        def runs(function: Any) -> None:
+            Deferred.fromCoroutine(function(None))
+            raise KeyboardInterrupt
+
+        world = Environment(find=lambda name: dictionary, load=lambda path: Configuration(), run=runs)
+        result = CliRunner().invoke(main, ["try", "dict/a"], obj=world)
+        self.assertEqual(result.exit_code, 130)
+        self.assertIn("not finished: 0 of 1 tests failed, 0 problems under load", result.stdout)
 
     def test_usage(self) -> None:
         """What contradicts itself is a mistake of usage."""

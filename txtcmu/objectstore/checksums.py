@@ -34,7 +34,7 @@ CHECKSUMS = "txtcmu-crc32"
 GRAIN = 4 << 10
 _MOST = 64  # checksums of an object: 344 of the 2,048 bytes that S3 allows its metadata
 
-_TEXT = re.compile(r"([1-9][0-9]{0,11}) ([A-Za-z0-9+/]*={0,2})")
+_TEXT = re.compile(r"([1-9][0-9]{0,11}) ((?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?)")
 _MD5 = re.compile(r"[0-9a-f]{32}")
 
 

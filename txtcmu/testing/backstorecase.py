@@ -115,7 +115,7 @@ class BackstoreCase(_Base):
         """Give work that was not really over the time to do its damage: reactor turns and other reads."""
         from twisted.internet import reactor
 
-        length = min(self.size // 4, _SETTLING_READ)
+        length = min(self.part(4), _SETTLING_READ)
         for _ in range(3):
             await DeferredList([self.call(backstore.read, 0, length) for _ in range(12)])
             await self.call(backstore.flush)
@@ -145,6 +145,10 @@ class BackstoreCase(_Base):
     def _close_last(self) -> Deferred[Any] | None:
         backstore, self._backstore = self._backstore, None
         return self.call(backstore.close) if backstore is not None else None
+
+    def part(self, share: int) -> int:
+        """Return a part of the size, in whole blocks."""
+        return self.size // share // self.block_size * self.block_size
 
     def power_of_two(self, unit: Any) -> None:
         """Fail unless ``unit`` is one."""

@@ -163,7 +163,7 @@ class CompanionContract(BackstoreCase):
             await self.write(backstore, first * self.block_size, self.pattern(count * self.block_size, first))
         await self._extents_agree(backstore)
         if IDiscard in self.companions:
-            await self.call(backstore.discard, 0, self.size // 2)
+            await self.call(backstore.discard, 0, self.part(2))
             await self._extents_agree(backstore)
 
     async def _extents_agree(self, backstore: Any) -> None:
@@ -186,7 +186,7 @@ class CompanionContract(BackstoreCase):
         unit = max(self.block_size, backstore.physical_block_size)
         data = self.pattern(self.size)
         await self.write(backstore, 0, data)
-        for size in (self.size + 3 * unit, self.size // 2, self.size, unit, self.size):
+        for size in (self.size + 3 * unit, self.part(2), self.size, unit, self.size):
             await self.call(backstore.resize, size)
             self.assertEqual(backstore.size, size)
             data = data[:size].ljust(size, b"\0")
@@ -198,8 +198,8 @@ class CompanionContract(BackstoreCase):
     async def test_resize_under_load(self) -> None:
         """Operations in front of the smaller size may be outstanding while the size changes."""
         backstore = await self.open_backstore()
-        pieces = [(at, self.pattern(4096, at)) for at in range(0, self.size // 2, self.size // 32)]
-        for size in (self.size // 2, self.size):
+        pieces = [(at, self.pattern(4096, at)) for at in range(0, self.part(2) - 4095, self.part(32))]
+        for size in (self.part(2), self.size):
             work = [Deferred.fromCoroutine(self.write(backstore, *piece)) for piece in pieces]
             await self.call(backstore.resize, size)
             await all_of(work)
@@ -211,9 +211,10 @@ class CompanionContract(BackstoreCase):
         """The size is there after closing and opening anew, and what was cut off is not."""
         backstore = await self.open_backstore()
         await self.write(backstore, 0, self.pattern(self.size))
-        await self.call(backstore.resize, self.size // 2)
+        kept = self.part(2)
+        await self.call(backstore.resize, kept)
         await self.call(backstore.flush)
         backstore = await self.again(self.reopen, backstore)
-        self.assertEqual(backstore.size, self.size // 2)
+        self.assertEqual(backstore.size, kept)
         await self.call(backstore.resize, self.size)
-        await self.expect(backstore, self.size // 2, bytes(self.size // 2), "cut off before the reopen")
+        await self.expect(backstore, kept, bytes(self.size - kept), "cut off before the reopen")

@@ -52,7 +52,7 @@ class ConcurrencyContract(BackstoreCase):
         """When a cancelled read's Deferred has fired, the windows are touched no more."""
         backstore = await self.open_backstore()
         await self.write(backstore, 0, self.pattern(self.size))
-        for length in (4096, self.size // 2):
+        for length in (4096, self.part(2)):
             memory = bytearray(length)
             await self._cancelled(self.call(backstore.readv, 0, [memoryview(memory)]))
             memory[:] = b"\x99" * length
@@ -71,7 +71,7 @@ class ConcurrencyContract(BackstoreCase):
         await self._cancel_writes(backstore, lambda whole: self.call(backstore.writev, 0, [whole[:512], whole[512:]]))
 
     async def _cancel_writes(self, backstore: Any, write: Callable[[memoryview], Deferred[Any]]) -> None:
-        for length in (4096, self.size // 2):
+        for length in (4096, self.part(2)):
             await self.write(backstore, 0, b"\x22" * length)
             memory = bytearray(b"\x11" * length)
             await self._cancelled(write(memoryview(memory)))

@@ -23,6 +23,7 @@ __all__ = ["Trial", "try_"]
 _DEFAULT_SIZE = 64 << 20
 _DEFAULT_SECONDS = 10.0
 _LEAST_BLOCKS = 4096  # the largest of the contract's tests needs half of it
+_MOST = 128 << 20  # several of them hold the whole disk in memory, more than once
 
 
 @define
@@ -32,6 +33,7 @@ class Trial:
     :param seconds: length of the load, unless ``operations`` says how many commands it has.
     :ivar outcomes: of the tests, ``load``: the load once it has begun.
     :ivar survives: whether what was written is there after a close; ``None``: not known yet.
+    :ivar finished: whether nothing has ended it early.
     """
 
     factory: Any
@@ -45,18 +47,19 @@ class Trial:
     load: Load | None = None
     survives: bool | None = None
     storage: Storage | None = None
+    finished: bool = False
 
     async def run(self, reactor: Any) -> None:
         """Do it.  :raise ConfigError: it cannot be tried at all."""
         self.config.refuse_unknown(self.factory.options)
         size = _DEFAULT_SIZE if self.size is None else self.size
         least = _LEAST_BLOCKS * self.block_size
-        if size % self.block_size or size < least:
-            raise ConfigError(f"--size {size} must be at least {least} and a multiple of {self.block_size}")
+        if size % self.block_size or not least <= size <= _MOST:
+            raise ConfigError(f"--size {size} must be {least} to {_MOST} and a multiple of {self.block_size}")
         self.storage = storage = Storage(self.factory, self.config, size, self.block_size, reactor)
         await storage.make(self.overwrite, self.size)
-        if storage.size < least:
-            raise ConfigError(f"{storage} has {storage.size} bytes: at least {least} are needed to try it")
+        if not least <= storage.size <= _MOST:
+            raise ConfigError(f"{storage} has {storage.size} bytes: with {least} to {_MOST} it can be tried")
         self.survives = await storage.survives()
         async for outcome in run_contract(reactor, storage, self.survives):
             self.outcomes.append(outcome)
@@ -67,17 +70,23 @@ class Trial:
         enough = (lambda _: reactor.seconds() >= until) if self.operations is None else self.operations.__le__
         self.load = Load(reactor, storage, enough)
         await self.load.run(self.survives)
+        self.finished = True
+
+    @property
+    def failed(self) -> bool:
+        """Whether something was not as it should be."""
+        problems = [outcome for outcome in self.outcomes if outcome.problem is not None]
+        return bool(problems or (self.load and self.load.problems))
 
     @property
     def passed(self) -> bool:
-        """Whether all of it was as it should be."""
-        problems = [outcome for outcome in self.outcomes if outcome.problem is not None]
-        return self.load is not None and not problems and not self.load.problems
+        """Whether all of it was done, and was as it should be."""
+        return self.finished and not self.failed
 
 
 @click.command("try")
 @click.argument("dev_config", metavar="HANDLER/PATH[;KEY=VALUE...]")
-@click.option("--size", type=Size(), help="Of the new storage.  [default: 64M]")
+@click.option("--size", type=Size(), help="Of the new storage, at most 128M.  [default: 64M]")
 @click.option("--block-size", type=click.Choice(["512", "4096"]), default="512", show_default=True)
 @click.option("--seconds", type=click.FloatRange(0), help="How long the load takes.  [default: 10]")
 @click.option("--operations", type=click.IntRange(1), help="How many commands the load has, instead.")
@@ -138,7 +147,7 @@ def _report(trial: Trial) -> None:
     if trial.outcomes or trial.load:
         failed = sum(outcome.problem is not None for outcome in trial.outcomes)
         load = "no load" if trial.load is None else f"{len(trial.load.problems)} problems under load"
-        verdict = "passed" if trial.passed else "failed"
+        verdict = "passed" if trial.passed else "failed" if trial.failed else "not finished"
         click.echo(f"\n{verdict}: {failed} of {len(trial.outcomes)} tests failed, {load}")
 
 
