@@ -283,8 +283,8 @@ class IBackstoreFactory(IPlugin):
         """
 
 
-class IVolumeHandler(Interface):
-    """A factory whose disks can be volumes (docs/volume-format.md): how ``txtcmu volume`` reaches them."""
+class IVolumeHandler(IBackstoreFactory):
+    """A handler whose disks can be volumes (docs/volume-format.md): how ``txtcmu volume`` reaches them."""
 
     def connect(config: DeviceConfig, reactor: Any) -> object:
         """Connect to the store that a volume is in, or may be made in.

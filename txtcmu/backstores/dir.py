@@ -13,13 +13,13 @@ from zope.interface import implementer
 from txtcmu.backstores.volumeoptions import VOLUME_HELP, VOLUME_OPTIONS, VolumeOptions
 from txtcmu.devconfig import DeviceConfig, DeviceParameters
 from txtcmu.errors import ConfigError, NotReadyError, ObjectStoreError, StoreUnavailable
-from txtcmu.interfaces import IBackstoreFactory, IVolumeHandler
+from txtcmu.interfaces import IVolumeHandler
 from txtcmu.threads import run
 
 __all__ = ["DirFactory"]
 
 
-@implementer(IPlugin, IBackstoreFactory, IVolumeHandler)
+@implementer(IPlugin, IVolumeHandler)
 @define(eq=False)
 class DirFactory:
     """The handler ``dir``."""

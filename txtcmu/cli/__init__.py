@@ -20,6 +20,7 @@ VERBS = {
     "ls": "txtcmu.cli.ls",
     "rm": "txtcmu.cli.rm",
     "try": "txtcmu.testing.tryout",
+    "volume": "txtcmu.cli.volume",
 }
 
 _FAILED = 1

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from txtcmu.cli.environment import Environment, environment
-from txtcmu.cli.tables import print_table
+from txtcmu.cli.tables import human, print_table
 from txtcmu.errors import KernelError
 from txtcmu.kernel import fabric
 from txtcmu.kernel.configfs import Backstore, backstores
@@ -65,14 +65,6 @@ def _row(world: Environment, backstore: Backstore, device: UIODevice | None) -> 
     }
 
 
-def _human(size: int) -> str:
-    """Return a size as ``--size`` takes it, rounded down to three digits or so."""
-    for shift, unit in ((40, "T"), (30, "G"), (20, "M"), (10, "K")):
-        if size >> shift:
-            return f"{size / (1 << shift):.4g}{unit}"
-    return str(size)
-
-
 def _print(rows: list[dict[str, Any]]) -> None:
     print_table(
         ("NAME", "DEV_CONFIG", "SIZE", "LUNS", "STATE"),
@@ -80,7 +72,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
             (
                 row["name"],
                 row["dev_config"],
-                _human(row["size"]),
+                human(row["size"]),
                 " ".join(lun["disk"] or f"{lun['target']}/{lun['lun']}" for lun in row["luns"]) or "-",
                 row["state"],
             )

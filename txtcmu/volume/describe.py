@@ -110,10 +110,10 @@ async def dump(store: Any, prefix: str, progress: Progress) -> AsyncIterator[str
         if found is None:
             yield f"MISSING {key}"
         else:
+            yield f"head    {key}: {found.size} bytes"
             for line in found.data.decode(errors="replace").splitlines():
                 yield f"  {line}"
             head = Head.decode(found.data)
-            yield f"head    {key}: {found.size} bytes"
     except (Damaged, ConfigError, ObjectDamaged) as damaged:
         yield f"DAMAGED {key}: {damaged}"
     for tree in trees:

@@ -25,7 +25,7 @@ from txtcmu.volume.takeover import replace_head
 from txtcmu.volume.tuning import Tuning
 from txtcmu.volume.volume import Volume
 
-__all__ = ["Loss", "drop_from", "remove_head", "remove_trees"]
+__all__ = ["Loss", "drop_from", "refuse_used", "remove_head", "remove_trees"]
 
 #: Deletes that are under way at a time.
 _DELETES = 16
@@ -91,21 +91,33 @@ async def remove_head(store: Any, prefix: str, random: Callable[[int], bytes], *
     :raise txtcmu.errors.ConfigError: it is in use, or there is none.
     :raise txtcmu.errors.PreconditionFailed: somebody has opened it meanwhile.
     """
+    found = await refuse_used(store, prefix, forced=forced)
+    if found is None:
+        await store.delete(head_key(prefix))
+        return
+    head, etag = found
+    if not head.writer.closed:
+        # Dead objects up to the checkpoint may be missing.
+        first = max(head.epoch.first, head.checkpoint.seq + 1 if head.checkpoint else 0)
+        await _seal(store, Names(prefix, head.uuid), head.epoch.number, random(16), first)
+    await store.delete(head_key(prefix), if_match=etag)
+
+
+async def refuse_used(store: Any, prefix: str, *, forced: bool) -> tuple[Head, str] | None:
+    """Return the head of the volume at ``prefix`` and its etag, ``None`` when it is damaged and that is ``forced``.
+
+    :raise txtcmu.errors.ConfigError: there is no volume, or it is or may be in use and that is not ``forced``.
+    """
     try:
         head, etag = await _head(store, prefix)
     except (ConfigError, ObjectDamaged) as error:
         if not isinstance(error, ObjectDamaged) and not isinstance(error.__cause__, Damaged):
             raise
         if not forced:
-            raise ConfigError(f"{error}; --take-over removes the volume, which must not be in use") from None
-        await store.delete(head_key(prefix))
-        return
+            raise ConfigError(f"{error}; --take-over goes on, if the volume is not in use") from None
+        return None
     _refuse_used(head, forced)
-    if not head.writer.closed:
-        # Dead objects up to the checkpoint may be missing.
-        first = max(head.epoch.first, head.checkpoint.seq + 1 if head.checkpoint else 0)
-        await _seal(store, Names(prefix, head.uuid), head.epoch.number, random(16), first)
-    await store.delete(head_key(prefix), if_match=etag)
+    return head, etag
 
 
 async def remove_trees(store: Any, prefix: str, trees: list[Names], progress: Progress) -> int:
