@@ -21,24 +21,28 @@ from txtcmu.kernel.configfs import Backstore, backstores
 MIB = 1 << 20
 DEVICES = 20
 FIO_BLOCKS = 1024
-PATIENCE = 120.0
+PATIENCE = 200.0
 PARAMETERS = Path("/sys/module/target_core_user/parameters")
-# `txtcmu` for each line of its input, all at the same time: what takes the guest long, the imports, is done once.
+# `txtcmu` for each line of its input, four at a time: what takes the guest long, the imports, is done once.
 COMMANDS = """
 import os, sys
 import txtcmu.backstores.memory, txtcmu.cli.create, txtcmu.cli.rm, twisted.internet.epollreactor
 from txtcmu.cli import main
-children = []
-for line in sys.stdin.read().splitlines():
-    children.append(os.fork())
-    if not children[-1]:
+lines = sys.stdin.read().splitlines()
+statuses = []
+for number, line in enumerate(lines):
+    if number >= 4:
+        statuses.append(os.wait()[1])
+    if not os.fork():
         main(line.split())
-sys.exit(any([os.waitpid(child, 0)[1] for child in children]))
+while len(statuses) < len(lines):
+    statuses.append(os.wait()[1])
+sys.exit(any(statuses))
 """
 
 
 def txtcmu(*lines: str) -> tuple[list[str], str]:
-    """Run `txtcmu LINE` for each line, in parallel; return what they print, and their standard error."""
+    """Run `txtcmu LINE` for each line; return what they print, and their standard error."""
     done = subprocess.run(
         ["python", "-c", COMMANDS], input="\n".join(lines), capture_output=True, text=True, timeout=PATIENCE
     )
@@ -119,6 +123,7 @@ def test_two_daemons(guest_logs: Path) -> None:
         first.stop()
 
 
+@pytest.mark.guest_timeout(600)
 @pytest.mark.host_service("tcmu-runner")
 def test_tcmu_runner(guest_logs: Path, runner: TcmuRunner) -> None:
     """tcmu-runner, which answers for everybody's devices and has the kernel wait for that, and txtcmu get along.
@@ -185,7 +190,7 @@ def test_tcmu_runner_gives_everybody_up(guest_logs: Path, runner: TcmuRunner) ->
     daemon.kill()
     command = ["txtcmu", "create", "memory/given-up;create=yes", "--size=1M"]
     waiting = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait_until(lambda: sysfs.discover() != [], "the device is announced")
+    wait_until(lambda: "given-up" in [each.name for each in sysfs.discover()], "the device is announced")
     runner.start()
     output, said = waiting.communicate(timeout=PATIENCE)
     assert (waiting.returncode, output) == (1, "")
