@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from struct import pack
 from typing import Any
@@ -435,15 +436,17 @@ class ReconfigTests(ServiceTestCase):
         self.host.settle()
 
     def test_bug_of_a_handler(self) -> None:
-        """A backstore that raises what it should not fails the change, and it is answered."""
+        """A backstore that raises what it should not, be it no Exception, fails the change, and it is answered."""
+        errors = [asyncio.CancelledError(), LookupError("a bug")]
 
-        def bug(_: int) -> None:
-            raise LookupError("a bug")
+        def bug(size: int) -> Any:
+            return fail(errors.pop()) if size != SIZE else succeed(None)
 
         self.host.disk.backstore = ResizableBackstore(SIZE, resize=bug)
         self.host.start()
         self.host.add(4)
-        self.assertEqual(self.resize(2 * SIZE), self.answered(-errno.EIO))
+        for _ in range(2):
+            self.assertEqual(self.resize(2 * SIZE), self.answered(-errno.EIO))
         self.flushLoggedErrors(LookupError)
 
     def test_hangs(self) -> None:

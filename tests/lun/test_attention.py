@@ -80,6 +80,7 @@ class AttentionTests(RigTestCase):
                 rig.settle()
                 self.assertEqual((command.status, command.data[key] & 0x0F), (GOOD, 6))
                 self.assertEqual(tuple(command.data[code : code + 2]), c.CAPACITY_DATA_HAS_CHANGED)
+                self.assertEqual(command.residual, 252 - (8 if descriptor else 18))
                 self.assertIsNone(self.sense(rig))
 
     def test_before_not_ready(self) -> None:

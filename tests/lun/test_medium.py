@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
@@ -90,17 +91,14 @@ class MediumTests(SynchronousTestCase):
         self.assertEqual(backstore.names, ["close"])
 
     def test_fails_to_close_when_lost(self) -> None:
-        """A lost backstore that cannot be closed is logged, and the next one opened."""
-
-        def refuse() -> None:
-            raise OSError("no such socket")
-
-        self.results = [ScriptedBackstore(close=refuse), ScriptedBackstore()]
-        self.medium.open()
-        self.medium.lose(NotReadyError("gone"))
-        self.clock.advance(1)
-        self.assertEqual(self.results, [])
-        self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
+        """A lost backstore that cannot be closed is logged, whatever it raises, and the next one opened."""
+        for error in (OSError("no such socket"), asyncio.CancelledError()):
+            self.results = [ScriptedBackstore(close=lambda error=error: fail(error)), ScriptedBackstore()]
+            self.medium.open()
+            self.medium.lose(NotReadyError("gone"))
+            self.clock.advance(1)
+            self.assertEqual(self.results, [])
+            self.assertEqual(len(self.flushLoggedErrors(type(error))), 1)
 
     def test_false_backstore(self) -> None:
         """A backstore that happens to be false is one all the same."""

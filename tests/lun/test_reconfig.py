@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from collections.abc import Callable
 from typing import Any
@@ -9,9 +10,9 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred, fail
 from zope.interface import implementer
 
-from tests.lun.support import BECOMING_READY, BUSY, GOOD, Held, Later, RigTestCase, ScriptedBackstore
+from tests.lun.support import BECOMING_READY, BUSY, GOOD, WRITE_ERROR, Held, Later, RigTestCase, ScriptedBackstore
 from txtcmu.devconfig import DeviceConfig
-from txtcmu.errors import BusyError, ConfigError, NotReadyError
+from txtcmu.errors import BackstoreError, BusyError, ConfigError, NotReadyError
 from txtcmu.interfaces import IBackstore, ICommandHandler, IResizable
 from txtcmu.lun.device import State
 from txtcmu.lun.reconfig import CHANGE_PATIENCE, DRAIN_PATIENCE
@@ -179,6 +180,18 @@ class SizeTests(_TestCase):
         rig.settle()
         self.assertEqual((backstore.names[-1], self.sense(rig)), ("close", None))
 
+    def test_no_exception(self) -> None:
+        """What is no Exception fails a change like any other error, and one that cannot be taken back, too."""
+        bad = Later()
+        backstore = Resizable(SIZE, resize=bad)
+        rig = self.rig(backstore)
+        resized = self.resize(rig, 2 * SIZE)
+        rig.factory.backstore = ScriptedBackstore(SIZE)
+        bad.made[0].errback(asyncio.CancelledError())
+        bad.made[1].errback(asyncio.CancelledError())
+        self.failureResultOf(resized, BackstoreError)
+        self.assertEqual((rig.device.state, self.geometry(rig)), (State.DEGRADED, (SIZE, SIZE)))
+
     def test_too_late(self) -> None:
         """A success that comes when the kernel was told of a failure is undone before anything else is done."""
         resize = Later(Held)
@@ -277,12 +290,9 @@ class WriteCacheTests(_TestCase):
         self.assertEqual(backstore.names, ["write"])
         write.made[0].callback(None)
         rig.settle()
-        self.assertFalse(before.done)  # it is durable itself by now
-        flush.made[0].callback(None)
-        rig.settle()
-        self.assertEqual((before.status, len(flush.made)), (GOOD, 2))
+        self.assertEqual((before.status, backstore.names), (GOOD, ["write", "flush"]))
         self.assertNoResult(off)
-        flush.made[1].callback(None)
+        flush.made[0].callback(None)
         backstore.script.clear()
         self.successResultOf(off)
         self.assertEqual((self.sense(rig), self.sense(rig)), (MODE, None))
@@ -304,6 +314,29 @@ class WriteCacheTests(_TestCase):
         self.failureResultOf(self.cache(rig, False), OSError)
         self.assertEqual((rig.device.unit.write_cache, self.sense(rig)), (True, None))
         rig.device.medium.backstore.script.clear()
+
+    def test_initiators_in_between(self) -> None:
+        """No initiator hears of a cache that is off before all is durable, and none switches it meanwhile."""
+        for fails in (False, True):
+            flush = Later()
+            backstore = ScriptedBackstore(SIZE, flush=flush)
+            rig = self.rig(backstore)
+            off = self.cache(rig, False)
+            select, sense = rig.initiator.cache_writes(False), rig.initiator.mode_sense(8)
+            rig.settle()
+            self.assertEqual((select.done, sense.done), (False, False))
+            if fails:
+                backstore.script["flush"] = lambda: fail(OSError(errno.EIO, "I/O error"))
+                flush.made[0].errback(OSError(errno.EIO, "I/O error"))
+                self.failureResultOf(off, OSError)
+                rig.settle()
+                self.assertEqual((select.sense_code, sense.data[6] & 0x04), (WRITE_ERROR, 0x04))
+            else:
+                flush.made[0].callback(None)
+                self.successResultOf(off)
+                rig.settle()
+                self.assertEqual((select.sense_code, sense.data[6] & 0x04), (MODE, 0))
+            backstore.script.clear()
 
     def test_flush_hangs(self) -> None:
         """A flush that hangs fails the change, and keeps the backstore from being closed until it ends."""
@@ -405,6 +438,25 @@ class ConfigTests(_TestCase):
         self.failureResultOf(self.reopen(colour="red"), OSError)
         self.assertEqual((self.old.names, self.sense(self.box)), (["flush"], None))
         self.old.script.clear()
+
+    def test_checked_too_late(self) -> None:
+        """Options that are found good when the change was given up change nothing: no command waits or is aborted."""
+        check, write = Later(Held), Later()
+        self.box.factory.check = check  # type: ignore[method-assign]
+        self.old.script["write"] = write
+        reopened = self.reopen(colour="red")
+        self.box.reactor.advance(CHANGE_PATIENCE)
+        self.failureResultOf(reopened, BusyError)
+        before = self.box.initiator.write(0, BLOCK)
+        self.box.settle()
+        check.made[0].callback(None)
+        read = self.box.initiator.read(0, 1)
+        self.box.reactor.advance(DRAIN_PATIENCE)
+        self.box.settle()
+        self.assertEqual((read.done, before.done), (True, False))
+        write.made[0].callback(None)
+        self.box.settle()
+        self.assertEqual((before.status, str(self.box.device.config)), (GOOD, "fake/disk"))
 
     def test_opens_too_late(self) -> None:
         """One that opens when it was given up is closed, and the old one opened; commands are NOT READY meanwhile."""

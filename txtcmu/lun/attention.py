@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from txtcmu.errors import CheckCondition
 from txtcmu.interfaces import ICommand
-from txtcmu.iovec import scatter
+from txtcmu.lun.commands.base import answer
 from txtcmu.scsi import constants as c
 from txtcmu.scsi.sense import Sense, request_sense
 
@@ -59,6 +59,6 @@ class Attentions:
         if not self._pending:
             self._switch(self._handle)
         if opcode == _REQUEST_SENSE:
-            scatter(request_sense(command.cdb, Sense(c.UNIT_ATTENTION, *code)), command.buffers)
+            answer(command, request_sense(command.cdb, Sense(c.UNIT_ATTENTION, *code)))
             return None
         raise CheckCondition(c.UNIT_ATTENTION, *code)

@@ -156,5 +156,5 @@ class Medium:
         """Take ``step``; an error is logged and goes no further."""
         try:
             await as_deferred(step())
-        except Exception:
+        except BaseException:  # whatever it is, the device goes on
             self._log.failure("{name}: {doing} the backstore failed", name=self._name, doing=doing)

@@ -20,7 +20,7 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.logger import Logger
 
 from txtcmu.devconfig import DeviceConfig
-from txtcmu.errors import BusyError, ConfigError, NotReadyError
+from txtcmu.errors import BackstoreError, BusyError, ConfigError, NotReadyError
 from txtcmu.interfaces import ICommandHandler, IResizable
 from txtcmu.results import Promise, as_deferred, within
 from txtcmu.scsi import constants as c
@@ -65,7 +65,10 @@ class Reconfiguration:
             await self._make(self._resize, f"dev_size={size}", size)
 
     async def cache_writes(self, on: bool) -> None:
-        """Switch the write cache (WCE): while it is off, a write is answered when it is durable."""
+        """Switch the write cache (WCE): while it is off, a write is answered when it is durable.
+
+        Before it is off, what was answered becomes durable; commands wait in the ring meanwhile.
+        """
         if on != self._device.unit.write_cache or self._change is not None:
             await self._make(self._cache_writes, f"emulate_write_cache={on:d}", on)
 
@@ -105,8 +108,11 @@ class Reconfiguration:
         problem = await under_way
         if isinstance(problem, CancelledError):
             raise BusyError("the device is being closed")
-        if problem is not None:
+        if isinstance(problem, Exception):
             raise problem
+        if problem is not None:
+            # asyncio's CancelledError, say: on the way to the answer nobody expects such a one.
+            raise BackstoreError(f"the backstore raised {problem!r}") from problem
 
     async def _ending(self, change: Coroutine[Any, Any, None]) -> BaseException | None:
         """Make ``change``; return how it failed."""
@@ -192,7 +198,7 @@ class Reconfiguration:
     async def _take_back(self, backstore: Any, old: int, why: BaseException) -> None:
         try:
             await uncancellable(as_deferred(backstore.resize(old)))
-        except Exception as error:
+        except BaseException as error:
             self._device.medium.lose(NotReadyError(f"{why}, and then it could not be brought back to {old}: {error}"))
 
     async def _flush(self, backstore: Any) -> None:
@@ -202,22 +208,20 @@ class Reconfiguration:
 
     async def _cache_writes(self, on: bool) -> None:
         device, backstore = self._device, self._disk()
-        unit = device.unit
-        unit.write_cache = on
         if not on:
-            # New writes are durable from here on; what came before them is flushed before anybody is told.
+            # Held, so that no MODE SENSE and no MODE SELECT speaks of a cache that is neither on nor off.
+            device.hold(True)
+            await self._drain()
+            self._check(backstore)
             with self._using():
-                try:
-                    await self._drain()
-                    await self._flush(backstore)
-                except BaseException:
-                    unit.write_cache = True
-                    raise
+                await self._flush(backstore)
+        device.unit.write_cache = on
         device.attentions.establish(c.MODE_PARAMETERS_CHANGED)
 
     async def _reopen(self, config: DeviceConfig) -> None:
         device, backstore = self._device, self._device.medium.backstore
         await device.check_config(config)
+        self._check(backstore)
         old, before = device.config, device.unit
         device.hold(True)
         await self._drain()
