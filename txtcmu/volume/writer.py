@@ -69,6 +69,9 @@ class Writer:
     def _fenced(self, failure: Failure) -> None:
         while self._held:
             self._held.popleft()[1].errback(failure)
+        flushed, self._flushed = self._flushed, None
+        if flushed is not None:
+            flushed.resolve(failure)
 
     def _write(self, offset: int, data: memoryview) -> Deferred[None] | None:
         most = self._keeper.head.geometry.batch_blocks * BLOCK
@@ -188,6 +191,8 @@ class Writer:
         """Make all that was taken durable.  :return: fails with FencedError if that will never be."""
         if not self.batch:
             return self._log.wait(self._log.next - 1)
+        if self._log.fenced is not None:
+            return fail(self._log.fenced)
         if self._flushed is None:
             self._flushed = Promise()
         flushed = self._flushed.wait()
