@@ -138,16 +138,22 @@ class Checkpointer:
             objects,
             tuple(each for each in state.epochs if each.number in needed),
         )
-        data = root.encode()
-        await self._create(state.names.part(epoch.number, seq, 0), data)
-        return Checkpoint(epoch.number, seq, len(data))
+        size = await self._create(state.names.part(epoch.number, seq, 0), root.encode())
+        return Checkpoint(epoch.number, seq, size)
 
-    async def _create(self, key: str, data: bytes) -> None:
-        """Create an object of this writer's alone: if it is there already, an earlier attempt has landed."""
+    async def _create(self, key: str, data: bytes) -> int:
+        """Create an object of this writer's alone: if it is there already, an earlier attempt has landed.
+
+        :return: how many bytes are there: the root of an earlier attempt may name objects that have been deleted since.
+        """
         try:
             await self._store.put(key, data, absent=True)
         except PreconditionFailed:
-            pass
+            found = await self._store.head(key)
+            if found is None:
+                raise ObjectStoreError(f"object {key} was there, and is not any more") from None
+            return int(found.size)
+        return len(data)
 
     def _key(self, part: Part) -> str:
         return self._state.names.part(part.epoch, part.seq, part.part)
