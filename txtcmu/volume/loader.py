@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -19,11 +20,17 @@ __all__ = ["Loader"]
 
 
 class Loader:
-    """Brings leaves into the map."""
+    """Brings leaves into the map.
 
-    def __init__(self, store: PersistentStore, state: State) -> None:
+    :param check: of a writer: fails with FencedError when another has taken the volume over, and may have deleted leaves.
+    """
+
+    def __init__(
+        self, store: PersistentStore, state: State, check: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
         self._store = store
         self._state = state
+        self._check = check
         self._loading: dict[int, Promise] = {}
 
     def load(self, leaf: int) -> Deferred[Locations]:
@@ -39,15 +46,21 @@ class Loader:
 
     async def _load(self, leaf: int) -> Locations:
         state = self._state
-        stored = await self._read(leaf, state.directory[leaf])
+        while (stored := await self._read(leaf, place := state.directory[leaf])) is None:
+            if state.directory[leaf] == place:  # else a checkpoint has put it elsewhere meanwhile
+                if self._check is not None:
+                    await self._check()
+                part = place.part
+                key = state.names.part(part.epoch, part.seq, part.part)
+                raise MediumError(f"object {key} is missing", leaf * state.blocks.leaf_blocks * BLOCK)
         state.inventory.displaced(state.blocks.load(leaf, stored.copy()))
         return stored
 
     def _loaded(self, result: Any, leaf: int) -> None:
         self._loading.pop(leaf).resolve(result)
 
-    async def _read(self, leaf: int, place: Place) -> Locations:
-        """Return a leaf as it is stored.  :raise txtcmu.errors.MediumError: it is lost, or damaged."""
+    async def _read(self, leaf: int, place: Place) -> Locations | None:
+        """Return a leaf as it is stored, ``None`` when it is not there.  :raise MediumError: it is damaged."""
         part, leaf_blocks = place.part, self._state.blocks.leaf_blocks
         key = self._state.names.part(part.epoch, part.seq, part.part)
         offset = leaf * leaf_blocks * BLOCK
@@ -56,7 +69,7 @@ class Loader:
         except ObjectDamaged as damaged:
             raise MediumError(str(damaged), offset) from damaged
         if found is None:
-            raise MediumError(f"object {key} is missing", offset)
+            return None
         try:
             return decode_leaf(self._state.names.uuid, place, leaf, leaf_blocks, found.data)
         except Damaged as damaged:
