@@ -124,20 +124,20 @@ def _pack(header: Header, crc: int) -> bytes:
 
 
 def header_bytes_needed(start: bytes) -> int:
-    """Return how many bytes the header takes that ``start`` begins, at least its fixed part.
+    """Return how many bytes of the header that ``start`` begins say something, at least its fixed part.
 
     :raise Damaged: it is none.
     """
-    magic, _, _, _, _, _, _, _, slots, *_ = _fixed_part(start)
-    if magic != MAGIC or not 1 <= slots <= MAX_SLOTS:
+    magic, *_, count, _, _, _, _ = _fixed_part(start)
+    if magic != MAGIC or header_slots(count) > MAX_SLOTS:
         raise Damaged("it does not begin with a header")
-    return int(slots) * SLOT
+    return _FIXED.size + int(count) * ENTRY.itemsize
 
 
 def decode_header(data: bytes, uuid: UUID, epoch: int, seq: int, size: int) -> Header:
     """Return the header of the object of that name.
 
-    :param data: at least the header, see :func:`header_bytes_needed`.
+    :param data: at least what the header says, see :func:`header_bytes_needed`.
     :param size: bytes of the whole object, as the store tells it.
     :raise Damaged: this is not what was written there.
     :raise FormatTooNew: it was written by a later txtcmu.

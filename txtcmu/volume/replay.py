@@ -165,7 +165,10 @@ async def read_header(store: Any, names: Names, epoch: int, seq: int, size: int 
         so.
     """
     key = names.log(epoch, seq)
-    found = await store.get(key, 0, _FIRST_READ)
+    try:
+        found = await store.get(key, 0, _FIRST_READ)
+    except ObjectDamaged:
+        found = await store.get(key, 0, BLOCK)  # it may be the blocks behind the header that are damaged
     if found is None:
         raise Gone(key)
     needed = header_bytes_needed(found.data)
