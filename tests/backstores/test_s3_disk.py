@@ -20,6 +20,7 @@ from txtcmu.backstores import blockowner
 from txtcmu.backstores.blockowner import Owner
 from txtcmu.backstores.s3 import S3Factory
 from txtcmu.backstores.s3disk import create_disk
+from txtcmu.backstores.volumeoptions import VOLUME_OPTIONS
 from txtcmu.devconfig import DeviceConfig, DeviceParameters
 from txtcmu.errors import ConfigError, MediumError, ObjectStoreError, StoreUnavailable, WriteProtectedError
 from txtcmu.interfaces import IBackstoreFactory
@@ -44,7 +45,7 @@ class FactoryTests(SynchronousTestCase):
         verifyObject(IPlugin, factory)
         self.assertLess(CONNECTION_OPTIONS, factory.options)
         self.assertLess(SECRET_OPTIONS, CONNECTION_OPTIONS)
-        self.assertEqual(factory.options - CONNECTION_OPTIONS, {"layout", "object_size", "takeover"})
+        self.assertEqual(factory.options - CONNECTION_OPTIONS - VOLUME_OPTIONS, {"layout", "object_size"})
         for option in factory.options:
             self.assertIn(option, factory.config_help)
 
@@ -61,6 +62,9 @@ class FactoryTests(SynchronousTestCase):
             ("s3/bucket/disk;object_size=48K", {}, "power of two"),
             ("s3/bucket/disk;object_size=2K", {}, "object_size"),
             ("s3/bucket/disk;layout=tape", {}, "layout"),
+            ("s3/bucket/disk;layout=log;object_size=64K", {}, "object_size is for layout=blocks"),
+            ("s3/bucket/disk;batch=1K", {}, "batch"),
+            ("s3/bucket/disk;wce=maybe", {}, "wce"),
             ("s3/bucket/disk", {"endpoint": "127.0.0.1"}, "URL"),
             ("s3/bucket/disk", {"endpoint": "http://[::1"}, "URL"),
             ("s3/bucket/disk", {"access_key_id": "x"}, "secret_access_key"),

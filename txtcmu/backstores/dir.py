@@ -65,7 +65,7 @@ dir/PATH: the path is taken from the root.
         from txtcmu.objectstore.probe import probe
 
         try:
-            disk = await open_disk(store, "", parameters, lambda: probe(store, ""), store.close)
+            return await open_disk(store, "", parameters, lambda: probe(store, ""), store.close)
         except BaseException as error:
             await store.close()
             if isinstance(error, StoreUnavailable):
@@ -73,9 +73,6 @@ dir/PATH: the path is taken from the root.
             if isinstance(error, ObjectStoreError):
                 raise ConfigError(f"dir: {error}") from None
             raise
-        if parameters.size is None:
-            await store.close()
-        return disk
 
     async def connect(self, config: DeviceConfig, reactor: Any) -> tuple[Any, str]:
         """See :class:`~txtcmu.interfaces.IVolumeHandler`."""

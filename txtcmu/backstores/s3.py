@@ -10,23 +10,39 @@ import os
 import socket
 from typing import Any
 
-from attrs import Factory, define
+from attrs import Factory, define, frozen
 from twisted.plugin import IPlugin
 from zope.interface import implementer
 
+from txtcmu.backstores.volumeoptions import VOLUME_HELP, VOLUME_OPTIONS, VolumeOptions
 from txtcmu.devconfig import DeviceConfig
 from txtcmu.errors import ConfigError, NotReadyError, ObjectStoreError, StoreUnavailable
-from txtcmu.interfaces import IBackstoreFactory
+from txtcmu.interfaces import IVolumeHandler
 from txtcmu.objectstore.settings import CONNECTION_OPTIONS, SECRET_OPTIONS, S3Settings
 
 __all__ = ["S3Factory"]
 
-_NEEDED = ("botocore", "treq")
-_LAYOUTS = ("blocks",)
-_LAYOUT_OPTIONS = frozenset({"layout", "object_size", "takeover"})
+_NEEDED = ("botocore", "numpy", "treq")
+_LAYOUTS = ("log", "blocks")
+_BLOCKS_OPTIONS = frozenset({"object_size"})
+#: What a disk of the layout ``blocks`` would have to ignore.
+_VOLUME_ONLY = VOLUME_OPTIONS - {"takeover"}
 
 
-@implementer(IPlugin, IBackstoreFactory)
+@frozen
+class _Disk:
+    """What a dev_config says of its disk.
+
+    :ivar prefix: of its keys.
+    :ivar layout: of a new one, and :ivar object_size: its blocks' if it is ``blocks``.
+    """
+
+    prefix: str
+    layout: str
+    object_size: int
+
+
+@implementer(IPlugin, IVolumeHandler)
 @define(eq=False)
 class S3Factory:
     """The handler ``s3``.
@@ -42,11 +58,16 @@ class S3Factory:
 
     name = "s3"
     summary = "a disk in an S3 bucket"
-    config_help = """\
+    config_help = (
+        """\
 s3/BUCKET/PREFIX: a disk whose objects' names begin with PREFIX/.  Endpoint and credentials belong into a profile.
-layout=blocks              one object for each block, as s3backer --prefix=PREFIX/ has it; counts at creation
-object_size=64K            bytes of a block, a power of two from 4K to 16M; counts at creation
-takeover=yes               open a disk that another host or container has open, which must be dead
+layout=log                 a volume; counts at creation
+"""
+        + VOLUME_HELP
+        + """
+layout=blocks              one object for each block, as s3backer --prefix=PREFIX/ has it; counts at creation; of the
+                           options above only takeover is for such a disk
+object_size=64K            bytes of a block, a power of two from 4K to 16M; implies layout=blocks; counts at creation
 endpoint=URL               of the service, without a path (default: AWS)
 region=NAME                (default: from AWS's environment and files, else us-east-1)
 access_key_id=, secret_access_key=, session_token=
@@ -56,7 +77,8 @@ addressing=path|virtual|auto
                            where the bucket's name goes (default auto: into the host name for AWS only)
 connections=16             requests at the same time
 request_timeout=10         seconds for one attempt of a small request"""
-    options = CONNECTION_OPTIONS | _LAYOUT_OPTIONS
+    )
+    options = CONNECTION_OPTIONS | VOLUME_OPTIONS | _BLOCKS_OPTIONS | {"layout"}
     secrets = SECRET_OPTIONS
 
     def check(self, config: Any) -> str | None:
@@ -69,36 +91,88 @@ request_timeout=10         seconds for one attempt of a small request"""
 
     async def create(self, parameters: Any) -> None:
         """Make a disk of zeroes."""
-        settings, prefix, object_size = self._settings(parameters.config)
-        from txtcmu.backstores.s3disk import create_disk
+        settings, disk = self._settings(parameters.config)
+        from txtcmu.backstores.s3disk import create_disk, find_block
+        from txtcmu.backstores.volumes import create_disk as create_volume
+        from txtcmu.backstores.volumes import refuse_volume
         from txtcmu.objectstore.s3 import connect
 
         try:
             store = await connect(parameters.reactor, settings)
             try:
-                await create_disk(store, prefix, parameters.size, object_size)
+                if disk.layout == "blocks":
+                    await refuse_volume(store, disk.prefix, parameters.config)
+                    await create_disk(store, disk.prefix, parameters.size, disk.object_size)
+                else:
+                    if await find_block(store, disk.prefix) is not None:
+                        raise ConfigError(f"s3: {parameters.config.path} is a disk already; choose another prefix")
+                    await create_volume(store, disk.prefix, parameters, lambda: self._probe(store, disk.prefix))
             finally:
                 await store.close()
         except ObjectStoreError as error:
             raise ConfigError(f"s3: {error}") from None
 
     async def open(self, parameters: Any) -> Any:
-        """Open a disk that exists.
+        """Open a disk; make it if it is to be a volume and is not there.
 
-        Whoever gives no size only asks for it: such a disk is read-only, and opened without a marker in the bucket,
-        so that nobody who serves it at the same time is disturbed.
+        Whoever gives no size only asks for it, and leaves no trace in the bucket, so that nobody who serves the disk
+        at the same time is disturbed.
         """
-        config, asks = parameters.config, parameters.size is None
-        settings, prefix, _ = self._settings(config)
-        from txtcmu.backstores.blockowner import Owner
-        from txtcmu.backstores.s3disk import open_disk
+        settings, disk = self._settings(parameters.config)
         from txtcmu.objectstore.s3 import connect
 
         try:
             store = await connect(parameters.reactor, settings)
         except StoreUnavailable as error:
             raise NotReadyError(str(error)) from None
-        place = (store.settings.base, prefix)
+        try:
+            if await self._layout(store, disk) == "blocks":
+                return await self._open_blocks(store, disk, parameters)
+            return await self._open_volume(store, disk, parameters)
+        except BaseException as error:
+            await store.close()
+            if isinstance(error, StoreUnavailable):
+                raise NotReadyError(str(error)) from None
+            if isinstance(error, ObjectStoreError):
+                raise ConfigError(f"s3: {error}") from None
+            raise
+
+    async def connect(self, config: DeviceConfig, reactor: Any) -> tuple[Any, str]:
+        """See :class:`~txtcmu.interfaces.IVolumeHandler`."""
+        settings, disk = self._settings(config)
+        from txtcmu.objectstore.s3 import connect
+
+        return await connect(reactor, settings), disk.prefix
+
+    def places(self, config: DeviceConfig, reactor: Any) -> list[str]:
+        """See :class:`~txtcmu.interfaces.IVolumeHandler`: a bucket is one store."""
+        return [config.path]
+
+    async def _layout(self, store: Any, disk: _Disk) -> str:
+        """Return the layout of the disk that is there, or that is to be made."""
+        from txtcmu.backstores.s3disk import block_zero, find_block
+        from txtcmu.volume.names import head_key
+
+        if await store.head(block_zero(disk.prefix)) is not None:
+            return "blocks"
+        if await store.head(head_key(disk.prefix)) is not None:
+            return "log"
+        # A disk of s3backer without its block 0 is no place for a volume.
+        return "blocks" if await find_block(store, disk.prefix) is not None else disk.layout
+
+    async def _open_volume(self, store: Any, disk: _Disk, parameters: Any) -> Any:
+        from txtcmu.backstores.volumes import open_disk
+
+        return await open_disk(store, disk.prefix, parameters, lambda: self._probe(store, disk.prefix), store.close)
+
+    async def _open_blocks(self, store: Any, disk: _Disk, parameters: Any) -> Any:
+        from txtcmu.backstores.blockowner import Owner
+        from txtcmu.backstores.s3disk import open_disk
+
+        config, asks = parameters.config, parameters.size is None
+        for option in sorted(config.own_options & _VOLUME_ONLY):
+            raise ConfigError(f"s3: {config.path} has layout=blocks, which has no option {option}; leave it out")
+        place = (store.settings.base, disk.prefix)
         if not asks:
             if place in self._open:
                 raise ConfigError(f"s3: {config.path} is open already in this daemon; a disk can be one LUN only")
@@ -111,23 +185,18 @@ request_timeout=10         seconds for one attempt of a small request"""
         try:
             return await open_disk(
                 store,
-                prefix,
+                disk.prefix,
                 owner=Owner.process(self.host, os.getpid()),
                 takeover=config.choice("takeover", ("no", "yes")) == "yes",
                 now=parameters.reactor.seconds,
                 log=parameters.log,
-                honours_delete=lambda: self._probe(store, prefix),
+                honours_delete=lambda: self._probe(store, disk.prefix),
                 make=f"txtcmu create s3/{config.path} --new --size SIZE",
                 closed=closed,
                 read_only=asks,
             )
-        except BaseException as error:
+        except BaseException:
             closed()
-            await store.close()
-            if isinstance(error, StoreUnavailable):
-                raise NotReadyError(str(error)) from None
-            if isinstance(error, ObjectStoreError):
-                raise ConfigError(f"s3: {error}") from None
             raise
 
     async def _probe(self, store: Any, prefix: str) -> bool:
@@ -141,8 +210,8 @@ request_timeout=10         seconds for one attempt of a small request"""
         deletes, store.quote_etags = self._probed[base]
         return deletes
 
-    def _settings(self, config: DeviceConfig) -> tuple[Any, str, int]:
-        """Return where the bucket is, the prefix of a disk's keys, and the size of a new one's blocks."""
+    def _settings(self, config: DeviceConfig) -> tuple[Any, _Disk]:
+        """Return where the bucket is, and what disk is asked for."""
         for module in _NEEDED:
             if importlib.util.find_spec(module) is None:
                 raise ConfigError(f"s3 needs the package {module}; install txtcmu[s3]")
@@ -153,11 +222,16 @@ request_timeout=10         seconds for one attempt of a small request"""
                 f"s3: {option} does not belong into dev_config, which everybody can read; put it into a profile of the"
                 " configuration file, or into AWS's environment or files"
             )
-        config.choice("layout", _LAYOUTS)
+        VolumeOptions.of(config)
+        layout = config.choice("layout", _LAYOUTS)
+        if "layout" not in config.options and "object_size" in config.own_options:
+            layout = "blocks"
+        elif layout == "log" and "object_size" in config.own_options:
+            raise ConfigError("s3: option object_size is for layout=blocks; leave it out")
         bucket, _, prefix = config.path.partition("/")
         if prefix and not prefix.endswith("/"):
             prefix += "/"
         object_size = config.size("object_size", 64 << 10)
         if object_size & (object_size - 1) or not MIN_BLOCK <= object_size <= MAX_BLOCK:
             raise ConfigError(f"s3: object_size={object_size} must be a power of two from 4K to 16M")
-        return S3Settings.from_config(config, bucket), prefix, object_size
+        return S3Settings.from_config(config, bucket), _Disk(prefix, layout, object_size)

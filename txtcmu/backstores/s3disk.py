@@ -16,9 +16,14 @@ from txtcmu.backstores.blockwriter import BlockWriter
 from txtcmu.backstores.s3blocks import S3Blocks
 from txtcmu.errors import ConfigError, PreconditionFailed
 
-__all__ = ["create_disk", "open_disk"]
+__all__ = ["block_zero", "create_disk", "find_block", "open_disk"]
 
 _MAX_BLOCKS = 1 << 32
+
+
+def block_zero(prefix: str) -> str:
+    """Return the key of the object that each disk of this layout has, and no other."""
+    return f"{prefix}{0:08x}"
 
 
 async def create_disk(store: Any, prefix: str, size: int | None, block_size: int) -> None:
@@ -33,10 +38,9 @@ async def create_disk(store: Any, prefix: str, size: int | None, block_size: int
             f"s3: size {size} must be a multiple of object_size {block_size}, and at most {_MAX_BLOCKS} times that"
         )
     layout = BlockFormat(prefix, size, block_size)
-    # A page is enough: below a prefix of its own, names other than blocks are few.
-    for found in await store.list(prefix):
-        if layout.block(found.key) is not None or layout.is_hashed(found.key):
-            raise ConfigError(f"s3: object {found.key} exists, so there is a disk already; choose another prefix")
+    key = await find_block(store, prefix)
+    if key is not None:
+        raise ConfigError(f"s3: object {key} exists, so there is a disk already; choose another prefix")
     metadata = layout.metadata(0, ABSENT, (), token_hex(8))
     try:
         await store.put(layout.key(0), bytes(block_size), metadata=metadata, absent=True)
@@ -45,6 +49,16 @@ async def create_disk(store: Any, prefix: str, size: int | None, block_size: int
         found = await store.head(layout.key(0))
         if found is None or found.metadata != metadata:
             raise ConfigError(f"s3: object {layout.key(0)} exists already; choose another prefix") from None
+
+
+async def find_block(store: Any, prefix: str) -> str | None:
+    """Return the key of a block of a disk, if there is one."""
+    layout = BlockFormat(prefix, 0, 0)
+    # A page is enough: below a prefix of its own, names other than blocks are few.
+    for found in await store.list(prefix):
+        if layout.block(found.key) is not None or layout.is_hashed(found.key):
+            return str(found.key)
+    return None
 
 
 async def open_disk(
@@ -68,7 +82,7 @@ async def open_disk(
     :param honours_delete: tells whether the store honours conditions on DELETE; fails when not even on PUT.
     :param read_only: leave no trace in the bucket, and look for none: it may be open elsewhere.
     """
-    key = f"{prefix}{0:08x}"
+    key = block_zero(prefix)
     found = await store.head(key)
     if found is None:
         raise ConfigError(f"s3: there is no object {key}, {await _why_missing(store, prefix, make)}")

@@ -14,7 +14,7 @@ from attrs import frozen
 
 from txtcmu.backstores.volumedisk import VolumeDisk
 from txtcmu.backstores.volumeoptions import VolumeOptions
-from txtcmu.devconfig import DeviceParameters
+from txtcmu.devconfig import DeviceConfig, DeviceParameters
 from txtcmu.errors import ConfigError
 from txtcmu.volume.create import create_volume
 from txtcmu.volume.head import Geometry, Head, Writer
@@ -25,7 +25,7 @@ from txtcmu.volume.takeover import take_over
 from txtcmu.volume.tuning import Tuning
 from txtcmu.volume.volume import Volume
 
-__all__ = ["Size", "create_disk", "new_writer", "open_disk"]
+__all__ = ["Size", "create_disk", "new_writer", "open_disk", "refuse_volume"]
 
 #: What this process has open: a volume can be one LUN only.
 _open: set[UUID] = set()
@@ -33,14 +33,19 @@ _open: set[UUID] = set()
 
 @frozen
 class Size:
-    """The answer to somebody who only asks for the size: a backstore that nobody reads."""
+    """The answer to somebody who only asks for the size: a backstore that nobody reads.
+
+    :ivar closed: called when it is closed.
+    """
 
     size: int
+    closed: Callable[[], Any]
     read_only = True
     physical_block_size = BLOCK
 
-    def close(self) -> None:
-        """Nothing was opened."""
+    def close(self) -> Any:
+        """Let go of the store."""
+        return self.closed()
 
 
 async def create_disk(store: Any, prefix: str, parameters: DeviceParameters, prove: Callable[[], Any]) -> Head:
@@ -51,18 +56,22 @@ async def create_disk(store: Any, prefix: str, parameters: DeviceParameters, pro
     """
     if parameters.size is None:
         raise ConfigError("a new volume needs a size; give --size")
-    if await read_head(store, prefix) is not None:
-        raise ConfigError(f"there is a volume at {parameters.config} already: choose another path")
-    left = await trees_at(store, prefix, lambda *_: None)
-    if left:
-        # A head that was lost by mistake must not be followed by an empty disk.
-        raise ConfigError(
-            f"there are objects of a volume without a head at {parameters.config}, {left[0].uuid}: see `txtcmu volume"
-            " dump`; `txtcmu volume rm` removes them"
-        )
+    await refuse_volume(store, prefix, parameters.config)
     await prove()
     geometry = Geometry(batch_blocks=VolumeOptions.of(parameters.config).batch_blocks)
     return await create_volume(store, prefix, parameters.size, new_writer(), os.urandom, geometry)
+
+
+async def refuse_volume(store: Any, prefix: str, config: DeviceConfig) -> None:
+    """Raise :class:`~txtcmu.errors.ConfigError` if there is a volume, or what is left of one."""
+    if await read_head(store, prefix) is not None:
+        raise ConfigError(f"there is a volume at {config} already: choose another path")
+    for tree in await trees_at(store, prefix, lambda *_: None):
+        # A head that was lost by mistake must not be followed by an empty disk.
+        raise ConfigError(
+            f"there are objects of a volume without a head at {config}, {tree.uuid}: see `txtcmu volume dump`;"
+            " `txtcmu volume rm` removes them"
+        )
 
 
 async def open_disk(
@@ -82,7 +91,7 @@ async def open_disk(
     if parameters.size is None:
         if found is None:
             raise ConfigError(f"there is no volume at {parameters.config}: make it with --new --size SIZE")
-        return Size(found[0].size)
+        return Size(found[0].size, closed)
     if found is None:
         if not options.create:
             raise ConfigError(f"there is no volume at {parameters.config}: make it with `txtcmu volume create`")
