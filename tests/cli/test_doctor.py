@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 from attrs import evolve
 
 from tests.cli.support import CommandTestCase
+from txtcmu import registry
 from txtcmu.cli.findings import Level
-from txtcmu.cli.handlerchecks import check_packages
+from txtcmu.cli.handlerchecks import check_handlers
 from txtcmu.errors import ConfigError
+from txtcmu.factory import Factory
 from txtcmu.kernel.configfs import Backstore
 
 RELEASE = "6.1.0-56-amd64"
@@ -227,18 +230,37 @@ class HandlerTests(DoctorTestCase):
             "nor-this-one; python_version > '3' and extra == 'test'",
             'nor-that; extra == "other"',
         ]
-        [finding] = check_packages(self.world, requirements)
+        [finding] = check_handlers(self.world, requirements)
         self.assertEqual(
             (finding.level, finding.text, finding.mend),
             (Level.WARNING, "lacks no-such-package, nor-this-one", "install txtcmu[test]"),
         )
 
+    def test_same_name(self) -> None:
+        """Of several handlers of one name none can be used."""
+        self.world = evolve(self.world, factories=lambda: [self.factory, self.factory])
+        status, lines = self.doctor()
+        self.assertEqual((status, len(lines)), (1, 2), lines)
+        for line in lines:
+            self.assert_line(line, "FAILS", "one of 2 of this name, of which none can be used", "remove all but one")
+
+    def test_left_out(self) -> None:
+        """A plugin that cannot be loaded, or is no handler, is named with the reason."""
+        factory = Factory(name="No Name", summary="", opener=lambda _: None)
+        entry = EntryPoint("gone", "no_such_module:handler", registry.GROUP)
+        self.patch(registry, "getPlugins", lambda *_: [factory])
+        self.patch(registry, "entry_points", lambda **_: [entry])
+        world = evolve(self.world, factories=registry.all_factories)
+        unnamed, unloaded = check_handlers(world)
+        self.assertEqual({unloaded.level, unnamed.level}, {Level.FAILURE})
+        self.assertIn("gone (no_such_module:handler) cannot be loaded: No module named", unloaded.text)
+        self.assertIn("is left out: 'No Name' cannot be its name", unnamed.text)
+        self.flushLoggedErrors(ModuleNotFoundError)
+
     def test_own_packages(self) -> None:
         """Of the handlers that are shipped nothing is missing here; s3 has packages of its own."""
-        from txtcmu.registry import find
-
-        world = evolve(self.world, factories=lambda: [find("s3"), find("file")])
-        self.assertEqual([finding.level for finding in check_packages(world)], [Level.GOOD] * 2)
+        world = evolve(self.world, factories=lambda: [registry.find("s3"), registry.find("file")])
+        self.assertEqual([finding.level for finding in check_handlers(world)], [Level.GOOD] * 2)
 
 
 class ConfigurationTests(DoctorTestCase):

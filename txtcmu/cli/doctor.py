@@ -12,7 +12,7 @@ import click
 from txtcmu.cli.devicechecks import check_devices
 from txtcmu.cli.environment import Environment, environment
 from txtcmu.cli.findings import Finding, Level, unseen
-from txtcmu.cli.handlerchecks import check_configuration, check_configured, check_packages
+from txtcmu.cli.handlerchecks import check_configuration, check_configured, check_handlers
 from txtcmu.cli.hostchecks import HOST_CHECKS
 from txtcmu.cli.tables import print_table
 from txtcmu.config import Configuration
@@ -33,7 +33,7 @@ def doctor(context: click.Context, dev_configs: tuple[str, ...], config_file: Pa
     """
     world = environment(context)
     findings = [finding for check in (*HOST_CHECKS, check_devices) for finding in _look(check, world)]
-    findings += check_packages(world)
+    findings += check_handlers(world)
     configuration, about = check_configuration(world, config_file)
     findings += about
     if configuration is not None and dev_configs:

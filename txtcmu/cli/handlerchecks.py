@@ -4,36 +4,70 @@ from __future__ import annotations
 
 import re
 import stat
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+
+from txtcmu import registry
 from txtcmu.cli.environment import Environment
 from txtcmu.cli.findings import Finding, capabilities, failure, good, unseen, warning
 from txtcmu.config import DEFAULT_PATH, Configuration
 from txtcmu.errors import TCMUError
 from txtcmu.results import as_deferred
 
-__all__ = ["check_configuration", "check_configured", "check_packages"]
+__all__ = ["check_configuration", "check_configured", "check_handlers"]
 
 _EXTRA = re.compile(r"""([A-Za-z0-9._-]+).*;.*\bextra\s*==\s*["']([A-Za-z0-9._-]+)["']""")
 
 
-def check_packages(world: Environment, requirements: Sequence[str] | None = None) -> Iterator[Finding]:
-    """Look whether the packages that a handler needs are there: those of the extra with its name.
+def check_handlers(world: Environment, requirements: Sequence[str] | None = None) -> Iterator[Finding]:
+    """Look at each handler: is it the only one of its name, are the packages there that it needs.
+
+    Those are of the extra with its name.
 
     :param requirements: of the distribution; by default txtcmu's own.
     """
     requirements = metadata.requires("txtcmu") or [] if requirements is None else requirements
     extras = [match for each in requirements if (match := _EXTRA.match(each))]
-    for factory in world.factories():
+    factories, left_out = _discover(world)
+    for reason in left_out:
+        yield failure("handlers", reason, "mend the plugin, or remove it")
+    names = Counter(factory.name for factory in factories)
+    for factory in factories:
+        if names[factory.name] > 1:
+            yield failure(
+                f"handler {factory.name}",
+                f"{factory.summary}: one of {names[factory.name]} of this name, of which none can be used",
+                "remove all but one",
+            )
+            continue
         missing = [match[1] for match in extras if match[2] == factory.name and not _installed(match[1])]
         if missing:
             mend = f"install txtcmu[{factory.name}]"
             yield warning(f"handler {factory.name}", f"lacks {', '.join(missing)}", mend)
         else:
             yield good(f"handler {factory.name}", factory.summary)
+
+
+def _discover(world: Environment) -> tuple[list[Any], list[str]]:
+    """Return the handlers that there are, and why others were left out, which is logged and not raised."""
+    events: list[LogEvent] = []
+    observer = cast(ILogObserver, events.append)
+    globalLogPublisher.addObserver(observer)
+    try:
+        factories = world.factories()
+    finally:
+        globalLogPublisher.removeObserver(observer)
+    reasons = []
+    for event in events:
+        if event.get("log_namespace") == registry.__name__:
+            cause = f": {event['log_failure'].getErrorMessage()}" if "log_failure" in event else ""
+            reasons.append(" ".join(f"{formatEvent(event)}{cause}".split()))
+    return factories, reasons
 
 
 def _installed(name: str) -> bool:
