@@ -8,6 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
+from txtcmu.errors import FencedError
 from txtcmu.interfaces import IBackstore, IDiscard, IResizable, IVectoredBackstore, IWriteZeroes
 from txtcmu.iovec import gather
 from txtcmu.results import as_deferred
@@ -80,6 +81,8 @@ class VolumeDisk:
         """See :class:`~txtcmu.interfaces.IBackstore`."""
         try:
             await self._volume.close()
+        except FencedError:
+            pass  # whoever wrote or flushed what is lost has been told
         finally:
             self._volume.abandon()
             await as_deferred(self._closed())
