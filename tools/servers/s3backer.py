@@ -17,7 +17,7 @@ from tools.servers.seaweedfs import SeaweedFS
 __all__ = ["S3Backer"]
 
 _FUSE = Path("/dev/fuse")
-_SECONDS = 20.0
+_SECONDS = 60.0
 
 
 class S3Backer:
