@@ -166,10 +166,9 @@ class Head:
             body = json.loads(data) if len(data) <= MAX_BYTES else None
         except ValueError:
             raise Damaged("it is no JSON") from None
-        if not isinstance(body, dict) or body.get("format") != FORMAT:
+        if not isinstance(body, dict) or (body.get("format") != FORMAT and "crc" not in body):
             raise ConfigError("there is something else than a volume: give another prefix")
-        crc = body.pop("crc", None)
-        if crc != _crc(body):
+        if body.pop("crc", None) != _crc(body) or body.get("format") != FORMAT:
             raise Damaged("it has a wrong checksum")
         try:
             _refuse_newer(body)

@@ -11,6 +11,7 @@ from txtcmu.errors import ConfigError, FencedError, PreconditionFailed, StoreUna
 from txtcmu.volume.errors import Damaged
 from txtcmu.volume.head import MAX_BYTES, Head
 from txtcmu.volume.names import head_key
+from txtcmu.volume.persistent import read_again
 
 __all__ = ["HeadKeeper", "read_head"]
 
@@ -21,11 +22,13 @@ async def read_head(store: Any, prefix: str) -> tuple[Head, str] | None:
     :raise txtcmu.errors.ConfigError: there is something else, or it is damaged.
     """
     key = head_key(prefix)
-    found = await store.get(key, 0, MAX_BYTES + 1)
-    if found is None:
-        return None
+
+    async def read() -> tuple[Head, str] | None:
+        found = await store.get(key, 0, MAX_BYTES + 1)
+        return None if found is None else (Head.decode(found.data), found.etag)
+
     try:
-        return Head.decode(found.data), found.etag
+        return await read_again(read)
     except Damaged as damaged:
         raise ConfigError(f"object {key} is damaged: {damaged}") from damaged
 

@@ -12,7 +12,7 @@ from txtcmu.objectstore.objects import ObjectDamaged
 from txtcmu.results import Promise
 from txtcmu.volume.errors import Damaged
 from txtcmu.volume.leaves import Place, decode_leaf, leaf_bytes
-from txtcmu.volume.persistent import PersistentStore
+from txtcmu.volume.persistent import PersistentStore, read_again
 from txtcmu.volume.slots import BLOCK, Locations
 from txtcmu.volume.state import State
 
@@ -22,7 +22,7 @@ __all__ = ["Loader"]
 class Loader:
     """Brings leaves into the map.
 
-    :param check: of a writer: fails with FencedError when another has taken the volume over, and may have deleted leaves.
+    :param check: of a writer: fails with FencedError when another has taken the volume over, who may delete leaves.
     """
 
     def __init__(
@@ -64,13 +64,16 @@ class Loader:
         part, leaf_blocks = place.part, self._state.blocks.leaf_blocks
         key = self._state.names.part(part.epoch, part.seq, part.part)
         offset = leaf * leaf_blocks * BLOCK
-        try:
+
+        async def read() -> Locations | None:
             found = await self._store.get(key, place.offset, leaf_bytes(leaf_blocks))
+            if found is None:
+                return None
+            return decode_leaf(self._state.names.uuid, place, leaf, leaf_blocks, found.data)
+
+        try:
+            return await read_again(read)
         except ObjectDamaged as damaged:
             raise MediumError(str(damaged), offset) from damaged
-        if found is None:
-            return None
-        try:
-            return decode_leaf(self._state.names.uuid, place, leaf, leaf_blocks, found.data)
         except Damaged as damaged:
             raise MediumError(f"object {key} is damaged: {damaged}", offset) from damaged

@@ -14,13 +14,13 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from txtcmu.errors import FencedError, ObjectStoreError, PreconditionFailed
+from txtcmu.errors import ConfigError, FencedError, ObjectStoreError, PreconditionFailed
 from txtcmu.results import Promise
 from txtcmu.volume.batch import ClosedBatch
 from txtcmu.volume.errors import Damaged
 from txtcmu.volume.logobject import Header, Kind, decode_header
 from txtcmu.volume.names import Names
-from txtcmu.volume.persistent import PersistentStore
+from txtcmu.volume.persistent import PersistentStore, read_again
 from txtcmu.volume.slots import SLOT
 
 __all__ = ["Log"]
@@ -150,18 +150,24 @@ class Log:
         :return: whether it is the object; not, if there is nothing, and it is to be sent again.
         :raise FencedError: it is somebody else's.
         """
-        found = await self._store.get(key, 0, header.slots * SLOT)
-        if found is None:
-            return False
+
+        async def read() -> Header | None:
+            found = await self._store.get(key, 0, header.slots * SLOT)
+            if found is None:
+                return None
+            return decode_header(found.data, header.uuid, header.epoch, header.seq, found.size)
+
         try:
-            there = decode_header(found.data, header.uuid, header.epoch, header.seq, found.size)
+            there = await read_again(read)
         except Damaged as damaged:
             raise FencedError(f"object {key} is not ours: {damaged}") from damaged
+        if there is None:
+            return False
         if there.kind is Kind.DATA and there.nonce == self._nonce:
             return True
         try:
             await self._deposed()
-        except ObjectStoreError:
+        except (ObjectStoreError, ConfigError):
             pass  # what counts is the seal
         raise FencedError(f"{key}: another is taking the volume over")
 

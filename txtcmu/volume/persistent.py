@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
@@ -11,8 +11,9 @@ from twisted.logger import Logger
 
 from txtcmu.errors import ObjectStoreError, PreconditionFailed, StoreUnavailable
 from txtcmu.objectstore.objects import ObjectDamaged, StoredObject
+from txtcmu.volume.errors import Damaged
 
-__all__ = ["PersistentStore"]
+__all__ = ["PersistentStore", "read_again"]
 
 #: Seconds until a request is made again that the store, after all its patience, did not answer, or that it refuses: a
 #: person may mend what is wrong.
@@ -20,6 +21,17 @@ UNANSWERED_DELAY: Final = 1.0
 REFUSED_DELAY: Final = 5.0
 
 _log = Logger()
+
+T = TypeVar("T")
+
+
+async def read_again(read: Callable[[], Awaitable[T]]) -> T:
+    """Return what ``read`` returns, of a second time if it says Damaged: perhaps a bit has flipped on the way only."""
+    try:
+        return await read()
+    except Damaged as damaged:
+        _log.error("{error}; reading it again", error=damaged)
+        return await read()
 
 
 class PersistentStore:

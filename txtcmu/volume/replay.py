@@ -17,7 +17,7 @@ from txtcmu.volume.inventory import Inventory
 from txtcmu.volume.leaves import Directory
 from txtcmu.volume.logobject import Header, Kind, decode_header, header_bytes_needed
 from txtcmu.volume.names import Names, log_place
-from txtcmu.volume.persistent import PersistentStore
+from txtcmu.volume.persistent import PersistentStore, read_again
 from txtcmu.volume.root import Root
 from txtcmu.volume.slots import BLOCK, SLOT, location
 from txtcmu.volume.state import State
@@ -65,11 +65,15 @@ class Replay:
         if checkpoint is None:
             return
         key = self._names.part(checkpoint.epoch, checkpoint.seq, 0)
-        try:
+
+        async def read() -> Root:
             found = await self._persistent.get(key)
             if found is None:
                 raise Gone(key)
-            root = Root.decode(found.data, self._names.uuid, checkpoint.epoch, checkpoint.seq)
+            return Root.decode(found.data, self._names.uuid, checkpoint.epoch, checkpoint.seq)
+
+        try:
+            root = await read_again(read)
         except (Damaged, ObjectDamaged) as damaged:
             raise ConfigError(f"object {key} is damaged: {damaged}; run `txtcmu volume fsck`") from damaged
         state = self.state
@@ -131,7 +135,7 @@ class Replay:
         :raise Gone: it is not there.  :raise txtcmu.errors.ConfigError: it is damaged.
         """
         try:
-            return await read_header(self._persistent, self._names, epoch, seq, size)
+            return await read_again(lambda: read_header(self._persistent, self._names, epoch, seq, size))
         except (Damaged, ObjectDamaged) as damaged:
             raise ConfigError(
                 f"object {self._names.log(epoch, seq)} is damaged: {damaged}; `txtcmu volume fsck --drop-from {seq}`"
