@@ -31,8 +31,7 @@ _log = Logger()
 def _discovered() -> Iterator[tuple[str, Any]]:
     """Yield each factory with where it comes from; what cannot be loaded is logged."""
     for plugin in getPlugins(IBackstoreFactory, txtcmu.plugins):
-        maker = _maker(plugin)
-        yield f"{maker.__module__}.{maker.__qualname__}", plugin
+        yield _described(_maker(plugin)), plugin
     for entry in entry_points(group=GROUP):
         try:
             loaded = entry.load()
@@ -44,6 +43,12 @@ def _discovered() -> Iterator[tuple[str, Any]]:
 def _maker(factory: Any) -> Any:
     """Return what tells a handler from another of its name: its class, or what a :class:`Factory` was made of."""
     return factory.opener if isinstance(factory, Factory) else type(factory)
+
+
+def _described(maker: Any) -> str:
+    """Return where something comes from; a bound or partial function has no name of its own."""
+    module, name = (getattr(maker, each, None) for each in ("__module__", "__qualname__"))
+    return f"{module}.{name}" if module and name else repr(maker)
 
 
 def _by_name(discovered: Iterable[tuple[str, Any]]) -> dict[str, dict[str, Any]]:
