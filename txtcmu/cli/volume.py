@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ async def _ls(handler: Any, config: DeviceConfig, progress: Callable[[str, int, 
                         "state": state,
                     }
                 )
-    return rows
+    return sorted(rows, key=itemgetter("volume"))
 
 
 @volume.command()

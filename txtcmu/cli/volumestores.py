@@ -13,7 +13,7 @@ import click
 
 from txtcmu.cli.environment import Environment
 from txtcmu.devconfig import DeviceConfig
-from txtcmu.errors import ConfigError, ObjectStoreError
+from txtcmu.errors import ConfigError, ObjectStoreError, TCMUError
 from txtcmu.interfaces import IVolumeHandler
 from txtcmu.results import as_deferred
 
@@ -29,6 +29,10 @@ def configured(world: Environment, dev_config: str, config_file: Path | None) ->
         raise ConfigError(f"disks of handler {config.handler} are no volumes; those of these are: {names}")
     config.refuse_unknown(handler.options)
     return handler, config
+
+
+class Unanswered(TCMUError):  # noqa: N818
+    """The store cannot be read; this is not known to be anything about the volume."""
 
 
 class _Answering:
@@ -51,7 +55,7 @@ class _Answering:
         except ObjectDamaged:
             raise
         except ObjectStoreError as error:
-            raise ConfigError(str(error)) from error
+            raise Unanswered(str(error)) from error
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from attrs import frozen
 
-from txtcmu.errors import ConfigError, MediumError, TCMUError
+from txtcmu.errors import ConfigError, MediumError
 from txtcmu.objectstore.objects import ObjectDamaged, StoredObject
 from txtcmu.volume.errors import Damaged, FormatTooNew
 from txtcmu.volume.fsck import load_map
@@ -17,7 +17,7 @@ from txtcmu.volume.logobject import Header, Kind
 from txtcmu.volume.names import Names, head_key, log_place, part_place
 from txtcmu.volume.replay import Gone, Replay, read_header
 from txtcmu.volume.root import Root
-from txtcmu.volume.surveys import Progress, in_order, survey, trees_at
+from txtcmu.volume.surveys import Progress, in_order, listed, survey, trees_at
 
 __all__ = ["Figures", "Found", "dump", "find_volumes", "measure"]
 
@@ -58,8 +58,13 @@ async def measure(store: Any, prefix: str, head: Head, clock: Any, progress: Pro
 
     :raise txtcmu.errors.ConfigError: it is damaged.
     """
-    progress("reading headers", 0, 0)
-    replay = Replay(store, Names(prefix, head.uuid), head, clock)
+    names = Names(prefix, head.uuid)
+    stored: dict[str, int] = {}
+    async for each in listed(store, names.logs):
+        stored[each.key] = each.size
+        if not len(stored) % 1000:
+            progress("listing", len(stored), 0)
+    replay = Replay(store, names, head, clock)
     try:
         await replay.load_checkpoint()
         await replay.replay_sealed()
@@ -71,10 +76,8 @@ async def measure(store: Any, prefix: str, head: Head, clock: Any, progress: Pro
     async for problem in load_map(store, clock, state, state.blocks.overlaid(), progress):
         raise MediumError(problem)
     seqs = [seq for seq, _ in state.inventory.objects()]
-    replayable = sum(seq > reached for seq in seqs)
-    # A dead object that the checkpoint still knows may be gone.
-    there = [(seq, size) for seq, size in state.inventory.objects() if seq > reached or state.inventory.live(seq)]
-    return Figures(len(there), sum(size for _, size in there), state.inventory.blocks, replayable)
+    sizes = [stored[key] for seq in seqs if (key := state.key_of(seq)) in stored]
+    return Figures(len(sizes), sum(sizes), state.inventory.blocks, sum(seq > reached for seq in seqs))
 
 
 async def find_volumes(store: Any, prefix: str, progress: Progress) -> list[Found]:
@@ -129,7 +132,7 @@ async def _dump_tree(store: Any, names: Names, head: Head | None, progress: Prog
             return await _line(store, names, head, each)
         except Gone:
             return f"gone    {each.key}: since it was listed"
-        except (Damaged, TCMUError) as damaged:
+        except (Damaged, ConfigError, ObjectDamaged) as damaged:
             return f"DAMAGED {each.key}: {damaged}"
 
     after, done = "", 0

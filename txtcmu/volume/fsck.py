@@ -9,7 +9,7 @@ import numpy as np
 from attrs import define, field, frozen
 from numpy.typing import NDArray
 
-from txtcmu.errors import ConfigError, MediumError, TCMUError
+from txtcmu.errors import ConfigError, MediumError
 from txtcmu.objectstore.objects import ObjectDamaged
 from txtcmu.volume.errors import FormatTooNew
 from txtcmu.volume.head import Head
@@ -193,7 +193,7 @@ async def _find_orphans(names: Names, replay: Replay, sizes: dict[str, int], rep
             return False
         try:
             return (await replay.header(*place)).kind is Kind.SEAL
-        except (Gone, TCMUError):
+        except (Gone, ConfigError):
             return False
 
     unreached = sorted(sizes.keys() - reached)

@@ -34,9 +34,14 @@ class Names:
         """What every key but the head's begins with."""
         return f"{self.prefix}{self.uuid}/"
 
+    @property
+    def logs(self) -> str:
+        """What the keys of all log objects begin with."""
+        return f"{self.root}d/"
+
     def epoch(self, epoch: int) -> str:
         """What the keys of an epoch's log objects begin with."""
-        return f"{self.root}d/{epoch:08x}/"
+        return f"{self.logs}{epoch:08x}/"
 
     def log(self, epoch: int, seq: int) -> str:
         """Return the key of a log object, or of the seal in its place."""
