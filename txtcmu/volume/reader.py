@@ -79,6 +79,8 @@ class Reader:
                 stored = await self._store.get(key, first * SLOT, (last + 1 - first) * SLOT)
             except ObjectDamaged as damaged:
                 _log.error("{error}", error=damaged)
+                if len(run) > 1:  # the others may be whole
+                    return {where: data for each in run for where, data in (await self._fetch([each])).items()}
                 break
             if stored is None:
                 raise Moved(key)
