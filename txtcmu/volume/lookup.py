@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -128,7 +128,10 @@ class Lookup:
         data = self._in_memory(block, where)
         if data is None:
             [data] = self._reader.fetch([(block, where)])
-        return await data if isinstance(data, Deferred) else data
+        try:
+            return await data if isinstance(data, Deferred) else data
+        except Moved:  # it cannot have, before this batch is durable
+            return await self._gone(block, where)
 
     def _moved(self, failure: Failure, block: int, where: int) -> Any:
         """The object is gone: look the block up again."""
@@ -138,10 +141,14 @@ class Lookup:
     async def _read_again(self, block: int, where: int) -> Any:
         await self.load([block])
         if self._state.blocks.location(block) == where:
-            await self._keeper.check()
-            raise MediumError(f"object {self._state.key_of(seq_of(where))} is missing", block * BLOCK)
+            await self._gone(block, where)
         [found] = await gathered(self._find_stored([block]))
         return found
+
+    async def _gone(self, block: int, where: int) -> NoReturn:
+        """Say why an object is not there: another has taken the volume over, and deleted it; or it is lost."""
+        await self._keeper.check()
+        raise MediumError(f"object {self._state.key_of(seq_of(where))} is missing", block * BLOCK)
 
 
 def _whole(_: Any, batch: Batch, block: int) -> bytes:
