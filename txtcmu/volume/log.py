@@ -37,6 +37,7 @@ class Log:
     :param epoch: the writer's, and ``first``: the sequence number that it begins with; ``nonce``: its own.
     :param written: called with each batch that has become durable, in order, and its bytes.
     :param deposed: called when there is a seal, fails with a FencedError that names the new writer.
+    :ivar held: the first object that is not sent for now, 0 for none.
     :ivar durable: the last object of the prefix without gaps.
     :ivar fenced: why the log takes nothing any more, or ``None``; :ivar ended: fails with it.
     """
@@ -67,7 +68,7 @@ class Log:
         self._landed: dict[int, bytes] = {}
         self._sending: dict[int, Deferred[None]] = {}
         self._waiting: list[tuple[int, Deferred[None]]] = []
-        self._held = 0
+        self.held = 0
 
     def __getitem__(self, seq: int) -> ClosedBatch:
         """Return a batch that is closed and not durable.  :raise KeyError: ``seq`` is none."""
@@ -88,18 +89,18 @@ class Log:
 
     def hold(self) -> None:
         """Send nothing that is appended from now on, until :meth:`release`."""
-        self._held = self.next
+        self.held = self.next
 
     def release(self) -> None:
         """End what :meth:`hold` began."""
-        self._held = 0
+        self.held = 0
         self.proceed()
 
     def proceed(self) -> None:
         """Send what can be sent: called when a batch has got the last of its bases."""
         while self._queue and len(self._sending) < WINDOW and self.fenced is None:
             batch = self._queue[0]
-            if batch.partial or (self._held and batch.seq >= self._held):
+            if batch.partial or (self.held and batch.seq >= self.held):
                 return  # in order, so that a gap is not there for longer than it must be
             self._queue.popleft()
             sending = Deferred.fromCoroutine(self._send(batch))

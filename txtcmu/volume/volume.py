@@ -27,6 +27,7 @@ from txtcmu.volume.readahead import ReadAhead
 from txtcmu.volume.reader import Reader
 from txtcmu.volume.replay import Replay
 from txtcmu.volume.slots import BLOCK, SLOT
+from txtcmu.volume.sweep import sweep
 from txtcmu.volume.tuning import Tuning
 from txtcmu.volume.waiting import gathered
 from txtcmu.volume.writer import Writer
@@ -46,6 +47,7 @@ class Volume:
     """
 
     def __init__(self, store: Any, keeper: HeadKeeper, replay: Replay, clock: Any, tuning: Tuning) -> None:
+        self._store = store
         self._clock = clock
         self._tuning = tuning
         self._keeper = keeper
@@ -56,7 +58,7 @@ class Volume:
         self._log = Log(
             persistent, state.names, head.epoch.number, replay.next, head.writer.nonce, self._written, keeper.check
         )
-        loader = Loader(persistent, state)
+        loader = Loader(persistent, state, keeper.check)
         reader = Reader(persistent, state, self._cache)
         self._lookup = Lookup(state, keeper, self._log, loader, reader, self._cache)
         self._ahead = ReadAhead(min(tuning.read_ahead_blocks, tuning.cache_blocks // 4))
@@ -151,10 +153,20 @@ class Volume:
             self._replayable -= replayable
         return result
 
+    async def sweep(self) -> int:
+        """Delete what writers have left behind that died or were too late.
+
+        :return: how many objects that was.
+        :raise ObjectStoreError: the store fails; what is left will be found the next time.
+        """
+        return await sweep(self._store, self._state, self._keeper)
+
     # Size, and the end
 
     async def resize(self, size: int) -> None:
         """Make the disk larger, or smaller; a smaller one loses first what is cut off, and then the room for it.
+
+        One at a time.
 
         :param size: bytes.
         :raise txtcmu.errors.ConfigError: it is no whole number of blocks.
@@ -169,11 +181,12 @@ class Volume:
                 await self._checkpoint.wait()
             # Neither the log nor the map may speak of blocks that are not there.
             await self.checkpoint()
-        seq = self._writer.close_batch()
         # What is written from now on must not outlive a crash in which the new size does not.
-        self._log.hold()
+        held = self._writer.hold()
+        if held is not None:
+            await held
         try:
-            await self._log.wait(seq)
+            await self._log.wait(self._log.held - 1)
             await self._keeper.replace(lambda _: {"size": size})
         finally:
             self._log.release()

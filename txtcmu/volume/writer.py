@@ -175,6 +175,18 @@ class Writer:
                 self._log.wait(closed.seq).addBoth(flushed.resolve)
         return self._log.next - 1
 
+    def hold(self) -> Deferred[None] | None:
+        """Have the log hold back what comes after all that was asked for before: see :meth:`Log.hold`.
+
+        :return: ``None``, or a Deferred that fires when it does.
+        """
+
+        def hold() -> None:
+            self.close_batch()
+            self._log.hold()
+
+        return self._admit(hold)
+
     def written(self) -> None:
         """A batch has become durable."""
         if self._flushed is not None:
