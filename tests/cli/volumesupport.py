@@ -85,7 +85,7 @@ class VolumeTestCase(CommandTestCase):
     def setUp(self) -> None:
         """Have an empty store."""
         super().setUp()
-        self.store = MemoryObjectStore()
+        self.store: Any = MemoryObjectStore()
         handlers: list[Any] = [MemoryVolumes(self.store), DirFactory(), self.factory]
         self.handlers = {each.name: each for each in handlers}
         self.world = evolve(self.world, factories=lambda: handlers, find=self.find, run=run)

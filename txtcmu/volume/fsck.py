@@ -20,6 +20,7 @@ from txtcmu.volume.logobject import Kind
 from txtcmu.volume.names import Names, log_place
 from txtcmu.volume.persistent import PersistentStore
 from txtcmu.volume.replay import Gone, Replay
+from txtcmu.volume.salvage import loss_from
 from txtcmu.volume.slots import BLOCK, HOLE, SLOT, SlotSeal, seqs_of
 from txtcmu.volume.state import State
 from txtcmu.volume.surveys import Progress, in_order, listed
@@ -70,7 +71,7 @@ async def check_volume(store: Any, prefix: str, clock: Any, *, data: bool, progr
         if not len(sizes) % 1000:
             progress("listing", len(sizes), 0)
     replay = Replay(store, names, head, clock)
-    if await _replay(replay, head, names, sizes, report):
+    if await _replay(store, replay, head, names, sizes, report):
         await _check_map(store, clock, replay.state, sizes, report, progress)
         if report.lost is None:
             await _find_orphans(names, replay, sizes, report)
@@ -83,7 +84,7 @@ async def check_volume(store: Any, prefix: str, clock: Any, *, data: bool, progr
     return report
 
 
-async def _replay(replay: Replay, head: Head, names: Names, sizes: dict[str, int], report: Report) -> bool:
+async def _replay(store: Any, replay: Replay, head: Head, names: Names, sizes: dict[str, int], report: Report) -> bool:
     """Replay the log as far as it goes.  :return: whether there is a state to be looked at."""
     try:
         await replay.load_checkpoint()
@@ -100,14 +101,14 @@ async def _replay(replay: Replay, head: Head, names: Names, sizes: dict[str, int
     except FormatTooNew:
         raise
     except (Gone, ConfigError) as error:
-        behind = _log_sizes(sizes, head, replay.next)
+        loss = await loss_from(store, names, head, replay.next)
         report.lost = replay.next
         report.problems.append(
             f"{_what(error)}: `txtcmu volume fsck --drop-from {replay.next}` gives up"
-            f" {len(behind)} objects of the log with {sum(behind)} bytes, and makes a disk of the rest"
+            f" {loss.objects} objects of the log with {loss.bytes} bytes, and makes a disk of the rest"
         )
         return True
-    stray = 0 if ended else len(_log_sizes(sizes, head, replay.next))
+    stray = 0 if ended else sum(_is_behind(key, epoch, replay.next) for key in sizes)
     if stray >= WINDOW:  # which is more than a writer that died can have had under way
         report.problems.append(
             f"object {names.log(epoch, replay.next)} is missing, and {stray} objects that were written after it count"
@@ -120,14 +121,10 @@ def _what(error: Exception) -> str:
     return f"object {error} is missing" if isinstance(error, Gone) else str(error).partition("; ")[0]
 
 
-def _log_sizes(sizes: dict[str, int], head: Head, first: int) -> list[int]:
-    """Return the sizes of the objects of the log from ``first`` on."""
-    epochs = {epoch.number for epoch in head.epochs}
-    return [
-        size
-        for key, size in sizes.items()
-        if (place := log_place(key)) is not None and place[0] in epochs and place[1] >= first
-    ]
+def _is_behind(key: str, epoch: int, seq: int) -> bool:
+    """Tell whether this is the key of an object of the log of an epoch, behind another."""
+    place = log_place(key)
+    return place is not None and place[0] == epoch and place[1] > seq
 
 
 async def _check_map(

@@ -25,7 +25,7 @@ from txtcmu.volume.takeover import replace_head
 from txtcmu.volume.tuning import Tuning
 from txtcmu.volume.volume import Volume
 
-__all__ = ["Loss", "drop_from", "refuse_used", "remove_head", "remove_trees"]
+__all__ = ["Loss", "drop_from", "loss_from", "refuse_used", "remove_head", "remove_trees"]
 
 #: Deletes that are under way at a time.
 _DELETES = 16
@@ -68,7 +68,7 @@ async def drop_from(
             f"the checkpoint holds object {seq} already: only objects from {head.checkpoint.seq + 1} on can be given up"
         )
     names = Names(prefix, head.uuid)
-    loss = await _loss(store, names, head, seq)
+    loss = await loss_from(store, names, head, seq)
     if not loss.objects and seq >= head.epoch.first:
         raise ConfigError(f"the log ends before object {seq}: there is nothing to give up")
     agree(loss)
@@ -173,8 +173,8 @@ async def _replay_until(store: Any, names: Names, head: Head, clock: Any, seq: i
     return replay
 
 
-async def _loss(store: Any, names: Names, head: Head, seq: int) -> Loss:
-    """Return what there is from object ``seq`` on."""
+async def loss_from(store: Any, names: Names, head: Head, seq: int) -> Loss:
+    """Return what would be given up from object ``seq`` on."""
     loss = Loss(0, 0)
     for epoch, successor in zip(head.epochs, (*head.epochs[1:], None), strict=True):
         first = max(seq, epoch.first)
