@@ -416,7 +416,9 @@ class UnmapTests(RigTestCase):
 class OpcodeTests(RigTestCase):
     def test_every_row(self) -> None:
         """Every command of the table that comes here has a method."""
-        commands = BlockCommands(None, Discarding(SIZE), Settings(SIZE, 512, 2048, 30, True), lambda: Deferred())
+        commands = BlockCommands(
+            None, Discarding(SIZE), Settings(SIZE, 512, 2048, 30, True), Deferred, lambda _: Deferred()
+        )
         rows = {row for row in ROWS if not row.by_kernel}
         self.assertEqual(rows - commands._methods.keys(), set())
         self.assertIs(commands.unit.identity, UNREAD)

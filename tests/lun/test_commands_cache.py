@@ -239,7 +239,7 @@ class UncachedTests(CacheTestCase):
         """A device can begin without a write cache."""
         geometry = Settings(SIZE, 512, 2048, 30, True)
         for write_cache in (True, False):
-            commands = BlockCommands(None, Disk(SIZE), geometry, lambda: Later()(), write_cache)
+            commands = BlockCommands(None, Disk(SIZE), geometry, lambda: Later()(), lambda _: Later()(), write_cache)
             self.assertEqual(commands.unit.write_cache, write_cache)
 
 

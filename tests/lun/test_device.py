@@ -24,6 +24,7 @@ from tests.lun.support import (
     ScriptedBackstore,
 )
 from txtcmu.backstores.memory import MemoryBackstore
+from txtcmu.devconfig import DeviceConfig
 from txtcmu.errors import (
     BusyError,
     CheckCondition,
@@ -39,8 +40,9 @@ from txtcmu.interfaces import ICommandHandler
 from txtcmu.iovec import scatter
 from txtcmu.kernel import abi
 from txtcmu.lun.attachment import BUSY_PATIENCE
-from txtcmu.lun.device import COMMAND_PATIENCE, OPEN_PATIENCE, State
-from txtcmu.testing.rig import Rig
+from txtcmu.lun.device import COMMAND_PATIENCE, OPEN_PATIENCE, Device, State
+from txtcmu.testing.rig import OneBackstore, Rig
+from txtcmu.threads import Threads
 
 SIZE = 1 << 20
 BLOCK = b"x" * 512
@@ -65,8 +67,20 @@ class OpenTests(_TestCase):
         rig = self.rig(ScriptedBackstore())
         self.successResultOf(rig.opened)
         self.assertEqual(rig.device.state, State.SERVING)
-        self.assertEqual(rig.target.calls, ["settings", "open_uio", "want_task_management"])
+        self.assertEqual(rig.target.calls, ["settings", "open_uio", "keep_write_cache", "want_task_management"])
         self.assertIsNone(self.sense(rig))
+
+    def test_returns_otherwise(self) -> None:
+        """A backstore that was lost and is another when it returns: the initiator hears what has changed."""
+        rig = self.rig(MemoryBackstore(SIZE))
+        other = MemoryBackstore(SIZE)
+        other.read_only, other.physical_block_size = True, 8192
+        rig.factory.backstore = other
+        rig.device.medium.lose(NotReadyError("away"))
+        rig.reactor.advance(60)
+        rig.settle()
+        self.assertEqual(rig.device.state, State.SERVING)
+        self.assertEqual([self.sense(rig) for _ in range(3)], [(6, 0x3F, 3), (6, 0x2A, 1), None])
 
     def test_device_from_before(self) -> None:
         """The ring of a device that was there before the daemon is reset, once nobody else can have it open."""
@@ -504,6 +518,39 @@ class CloseTests(_TestCase):
         self.assertFalse(late.done)  # the next daemon's
         rig.kernel.verify(drained=False)
         rig.kernel.open().close()
+
+    def test_write_cache_is_kept(self) -> None:
+        """What an initiator has made of the write cache is so for the next daemon, too."""
+        for on in (False, True):
+            rig = self.rig(MemoryBackstore(SIZE))
+            commands = [rig.initiator.cache_writes(each) for each in (False, on)]
+            rig.settle()
+            self.assertEqual([command.status for command in commands], [GOOD, GOOD])
+            self.assertTrue(self.successResultOf(self.close(rig)))
+            rig.target.enabled()
+            threads = Threads(rig.reactor, rig.reactor.getThreadPool())
+            successor = Device(
+                rig.reactor, rig.target, threads, OneBackstore(MemoryBackstore(SIZE)), DeviceConfig("fake", "disk")
+            )
+            successor.open()
+            rig.settle()
+            self.assertEqual((successor.state, successor.unit.write_cache), (State.SERVING, on))
+            successor.close(1)
+            rig.settle()
+
+    def test_write_cache_cannot_be_kept(self) -> None:
+        """A cache whose being on cannot be kept is off, and the initiator hears of it."""
+        rig = self.rig(MemoryBackstore(SIZE))
+        rig.initiator.cache_writes(False)
+        rig.settle()
+
+        def refuse(_on: bool) -> None:
+            raise KernelError("no")
+
+        self.patch(rig.target, "keep_write_cache", refuse)
+        command = rig.initiator.cache_writes(True)
+        rig.settle()
+        self.assertEqual((command.status, rig.device.unit.write_cache), (CHECK_CONDITION, False))
 
     def test_cancelled_coroutine(self) -> None:
         """What the traceback of a cancelled coroutine still holds does not keep the device busy."""

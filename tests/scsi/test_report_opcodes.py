@@ -68,12 +68,12 @@ class OneCommandTests(SynchronousTestCase):
         for code, usage in (
             ("08", "08 1f ff ff ff 04"),
             ("2F", "2f f6 ff ff ff ff 00 ff ff 04"),
-            ("41", "41 f8 ff ff ff ff 00 ff ff 04"),
+            ("41", "41 fe ff ff ff ff 00 ff ff 04"),
             ("15", "15 13 00 00 ff 04"),
             ("55", "55 13 00 00 00 00 00 ff ff 04"),
             ("4D", "4d 03 ff ff 00 ff ff ff ff 04"),
             ("89", "89 f8 ff ff ff ff ff ff ff ff 00 00 00 ff 00 04"),
-            ("93", "93 f9 ff ff ff ff ff ff ff ff ff ff ff ff 00 04"),
+            ("93", "93 ff ff ff ff ff ff ff ff ff ff ff ff ff 00 04"),
             ("AF", "af f6 ff ff ff ff ff ff ff ff 00 04"),
         ):
             self.assertEqual(rsoc(THICK, "01", code)[12:], usage)

@@ -21,7 +21,7 @@ class WriteSameTests(SynchronousTestCase):
     def test_fields(self) -> None:
         """LBA, NUMBER OF LOGICAL BLOCKS and UNMAP are read from both CDBs, NDOB from the longer one alone."""
         self.assertEqual(ws("41 00 00 01 23 45 3F 01 02 00"), WriteSame(0x12345, 0x102, unmap=False, sent=True))
-        self.assertEqual(ws("41 0F 00 01 23 45 00 01 02 00"), WriteSame(0x12345, 0x102, unmap=True, sent=True))
+        self.assertEqual(ws("41 08 00 01 23 45 00 01 02 00"), WriteSame(0x12345, 0x102, unmap=True, sent=True))
         self.assertEqual(
             ws("93 09 00 00 00 00 00 01 23 45 00 00 01 02 00 00"), WriteSame(0x12345, 0x102, unmap=True, sent=False)
         )
@@ -40,10 +40,12 @@ class WriteSameTests(SynchronousTestCase):
         self.assertEqual(refusal(ws, "93 00" + " 00" * 8 + " 00 01 00 01 00 00"), "05/24/00 cf 00 0a")
 
     def test_refused(self) -> None:
-        """Protection information and anchors are refused, and so is a range that does not end on the medium."""
+        """Protection information, anchors and addresses in the data are refused, and so is a range that does not end on the medium."""
         self.assertEqual(refusal(ws, "41 20" + " 00" * 8), "05/24/00 cf 00 01")
         self.assertEqual(refusal(ws, "93 10" + " 00" * 14), "05/24/00 cc 00 01")
         self.assertEqual(refusal(ws, "93 18" + " 00" * 14), "05/24/00 cc 00 01")
+        self.assertEqual(refusal(ws, "41 04" + " 00" * 8), "05/24/00 ca 00 01")
+        self.assertEqual(refusal(ws, "93 02" + " 00" * 14), "05/24/00 c9 00 01")
         self.assertEqual(refusal(ws, "41 00 00 1F FF FF 00 00 02 00"), "05/21/00 c0 00 02")
 
     def test_unmap_needs_zeroes(self) -> None:

@@ -18,6 +18,7 @@ _BACKSTORE = {
     "attrib/hw_block_size": "512",
     "attrib/hw_max_sectors": "128",
     "attrib/cmd_time_out": "30",
+    "attrib/emulate_write_cache": "0",
     "attrib/nl_reply_supported": "0",
     "wwn/vpd_unit_serial": "T10 VPD Unit Serial Number: ",
     "wwn/vendor_id": "LIO-ORG",

@@ -176,6 +176,8 @@ def _make_backstore(
     made = Backstore.create(name, control, world.configfs)
     try:
         made.set_attribute("cmd_time_out", _CMD_TIME_OUT)
+        # A daemon that finds the device enabled takes it at its word, and the kernel's default is off.
+        made.set_attribute("emulate_write_cache", 1)
     except KernelError:
         _undo(made)
         raise

@@ -82,6 +82,9 @@ class Attachment:
             if self._settings.enabled:
                 # Only now that nobody else can have it open.  What is in the ring cannot be resumed.
                 await self._in_kernel(self._target.reset_ring)
+            else:
+                # The kernel's own default is off; what an operator or an initiator switches off later is meant so.
+                await self._in_kernel(self._target.keep_write_cache, True)
             await self._in_kernel(self._target.want_task_management)
             self._make_ring()
         except Exception:

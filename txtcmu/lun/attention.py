@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from attrs import evolve
+
 from txtcmu.errors import CheckCondition
 from txtcmu.interfaces import ICommand
 from txtcmu.lun.commands.base import answer
 from txtcmu.scsi import constants as c
 from txtcmu.scsi.sense import Sense, request_sense
+from txtcmu.scsi.unit import LogicalUnit
 
 __all__ = ["Attentions", "Handle"]
 
@@ -47,6 +50,20 @@ class Attentions:
         """Report additional sense code ``code`` with the next command; what is pending already is reported once."""
         self._pending[code] = None
         self._switch(self._report)
+
+    def compare(self, before: LogicalUnit, after: LogicalUnit) -> None:
+        """Report what has changed of a unit that came back otherwise than it was."""
+        told = evolve(
+            after,
+            identity=before.identity,
+            blocks=before.blocks,
+            read_only=before.read_only,
+            write_cache=before.write_cache,
+        )
+        if told != before:
+            self.establish(c.INQUIRY_DATA_HAS_CHANGED)
+        if (after.read_only, after.write_cache) != (before.read_only, before.write_cache):
+            self.establish(c.MODE_PARAMETERS_CHANGED)
 
     def _report(self, command: ICommand) -> Any:
         """Handle ``command`` as SPC-5 wants it while a condition is pending, whichever handler is behind."""

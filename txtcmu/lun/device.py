@@ -92,6 +92,7 @@ class Device:
         self._closing = False
         self.admitted = False
         self._held = False
+        self._has_served = False
         self._mending: Promise | None = None
         self._changes = Reconfiguration(reactor, self, self._log)
         self.resize = self._changes.resize
@@ -168,7 +169,13 @@ class Device:
         """Make the device ours."""
         self.settings = settings = await self._threads.run(self._target.settings)
         blocks = max(1, settings.size // settings.block_size)
-        self.unit = LogicalUnit(UNREAD, blocks, settings.block_size, max_transfer_blocks=settings.max_blocks)
+        self.unit = LogicalUnit(
+            UNREAD,
+            blocks,
+            settings.block_size,
+            max_transfer_blocks=settings.max_blocks,
+            write_cache=settings.write_cache or not settings.enabled,
+        )
         dispatcher = Dispatcher(settings.block_size, self._lost, self._log)
         self._dispatcher = dispatcher
         self.attentions = dispatcher.attentions
@@ -228,8 +235,13 @@ class Device:
             self._check_backstore(backstore)
             # Off if the handler or an initiator wants it off.
             write_cache = self.unit.write_cache and getattr(backstore, "write_cache", True)
-            commands = BlockCommands(self._reactor, backstore, self.settings, self._read_identity, write_cache)
-            self.unit = commands.unit
+            commands = BlockCommands(
+                self._reactor, backstore, self.settings, self._read_identity, self._keep_write_cache, write_cache
+            )
+            before, self.unit = self.unit, commands.unit
+            if self._has_served:
+                self.attentions.compare(before, self.unit)
+            self._has_served = True
             self.attentions.guard(commands.handle)
         self._become(State.SERVING)
 
@@ -257,6 +269,9 @@ class Device:
 
     def _read_identity(self) -> Deferred[Any]:
         return self._threads.run(self._target.identity)
+
+    def _keep_write_cache(self, on: bool) -> Deferred[None]:
+        return self._threads.run(self._target.keep_write_cache, on)
 
     # What becomes of the ring (RingConsumer, beside what the dispatcher does)
 

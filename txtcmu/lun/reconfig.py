@@ -222,7 +222,7 @@ class Reconfiguration:
         device, backstore = self._device, self._device.medium.backstore
         await device.check_config(config)
         self._check(backstore)
-        old, before = device.config, device.unit
+        old = device.config
         device.hold(True)
         await self._drain()
         self._check(backstore)
@@ -242,15 +242,3 @@ class Reconfiguration:
             if not device.closing:
                 await uncancellable(device.medium.reopen())
             raise
-        unit = device.unit
-        apart = evolve(
-            unit,
-            identity=before.identity,
-            blocks=before.blocks,
-            read_only=before.read_only,
-            write_cache=before.write_cache,
-        )
-        if apart != before:
-            device.attentions.establish(c.INQUIRY_DATA_HAS_CHANGED)
-        if (unit.read_only, unit.write_cache) != (before.read_only, before.write_cache):
-            device.attentions.establish(c.MODE_PARAMETERS_CHANGED)

@@ -24,6 +24,7 @@ class Settings:
     :ivar max_blocks: longest transfer to advertise, in blocks.
     :ivar cmd_time_out: seconds after which the kernel gives a command up, 0 for never.
     :ivar enabled: the device is usable already, so an earlier daemon may have left commands in its ring.
+    :ivar write_cache: what :meth:`Target.keep_write_cache` has kept; says nothing of a device that is not enabled.
     """
 
     size: int
@@ -31,6 +32,7 @@ class Settings:
     max_blocks: int
     cmd_time_out: int
     enabled: bool
+    write_cache: bool = True
 
 
 class Target(Protocol):
@@ -52,6 +54,12 @@ class Target(Protocol):
 
     def want_task_management(self) -> None:
         """Have the kernel put aborts into the ring (tmr_notification); no error where it cannot."""
+
+    def keep_write_cache(self, on: bool) -> None:
+        """Keep for the next daemon whether the write cache is on (emulate_write_cache); no error where it cannot.
+
+        On an enabled device this is a RECONFIG, which the daemon has to answer meanwhile.
+        """
 
     def reset_ring(self) -> None:
         """Empty the ring; its commands end with BUSY."""
@@ -81,6 +89,7 @@ class KernelTarget:
             max_blocks=int(backstore.attribute("hw_max_sectors")),
             cmd_time_out=int(backstore.attribute("cmd_time_out")),
             enabled=backstore.enabled,
+            write_cache=not self._has("emulate_write_cache") or backstore.attribute("emulate_write_cache") != "0",
         )
 
     def identity(self) -> Identity:
@@ -99,8 +108,16 @@ class KernelTarget:
 
     def want_task_management(self) -> None:
         """See :class:`Target`; Linux before 5.10 has no such attribute."""
-        if (self._backstore.path / "attrib" / "tmr_notification").exists():
+        if self._has("tmr_notification"):
             self._backstore.set_attribute("tmr_notification", 1)
+
+    def keep_write_cache(self, on: bool) -> None:
+        """See :class:`Target`; Linux before 4.15 has no such attribute."""
+        if self._has("emulate_write_cache"):
+            self._backstore.set_attribute("emulate_write_cache", int(on))
+
+    def _has(self, attribute: str) -> bool:
+        return (self._backstore.path / "attrib" / attribute).exists()
 
     def reset_ring(self) -> None:
         """See :class:`Target`."""

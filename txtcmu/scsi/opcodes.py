@@ -156,7 +156,7 @@ SYNCHRONIZE_CACHE_10: Final = Opcode(
 )
 WRITE_SAME_10: Final = Opcode(
     "WRITE SAME(10)",
-    "41 F8 FF FF FF FF 00 FF FF 04",
+    "41 FE FF FF FF FF 00 FF FF 04",
     direction=Direction.OUT,
     transfer=_one_block(7, 2, ndob=0),
     decode=_RANGE_10,
@@ -230,7 +230,7 @@ SYNCHRONIZE_CACHE_16: Final = Opcode(
 )
 WRITE_SAME_16: Final = Opcode(
     "WRITE SAME(16)",
-    "93 F9 FF FF FF FF FF FF FF FF FF FF FF FF 00 04",
+    "93 FF FF FF FF FF FF FF FF FF FF FF FF FF 00 04",
     direction=Direction.OUT,
     transfer=_one_block(10, 4, ndob=0x01),
     decode=_RANGE_16,

@@ -13,6 +13,9 @@ __all__ = ["WriteSame", "maximum_write_same_length", "write_same"]
 
 _ANCHOR: Final = 0x10
 _UNMAP: Final = 0x08
+# Obsolete: addresses in the data.  Who asks for them must not get plain data instead.
+_PBDATA: Final = 0x04
+_LBDATA: Final = 0x02
 # As much as storage of any kind can be expected to write before the initiator loses patience.
 _MAXIMUM_BYTES: Final = 32 << 20
 
@@ -40,7 +43,7 @@ def write_same(unit: LogicalUnit, row: Opcode, cdb: bytes) -> WriteSame:
 
     No blocks means all from the LBA on (WSNZ is zero in VPD page B0h), when these are not more than its limit.
 
-    :raise txtcmu.errors.CheckCondition: 05/24/00 for protection information and anchors, which the unit has not,
+    :raise txtcmu.errors.CheckCondition: 05/24/00 for protection information, anchors and addresses, which the unit has not,
         for UNMAP when it does not unmap by this command (LBPWS), and for more blocks than VPD page B0h allows;
         05/21/00 for a range that is not on the medium.
     """
@@ -49,6 +52,8 @@ def write_same(unit: LogicalUnit, row: Opcode, cdb: bytes) -> WriteSame:
         raise invalid_field(1, 7)
     if flags & _ANCHOR:
         raise invalid_field(1, 4)
+    if flags & (_PBDATA | _LBDATA):
+        raise invalid_field(1, 2 if flags & _PBDATA else 1)
     unmap = bool(flags & _UNMAP)
     if unmap and not unit.unmaps_by_write_same:
         raise invalid_field(1, 3)

@@ -78,6 +78,11 @@ class FakeTarget:
         self.calls.append("want_task_management")
         self.kernel.tmr_notification = True
 
+    def keep_write_cache(self, on: bool) -> None:
+        """Keep it for the next device on this target."""
+        self.calls.append("keep_write_cache")
+        self._settings = evolve(self._settings, write_cache=on)
+
     def reset_ring(self) -> None:
         """Reset the fake ring."""
         self.calls.append("reset_ring")

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from txtcmu.errors import CheckCondition, WriteProtectedError
 from txtcmu.interfaces import ICommand, IDiscard
@@ -20,6 +21,7 @@ from txtcmu.lun.commands.compare import ComparingCommands
 from txtcmu.lun.commands.provisioning import ProvisioningCommands
 from txtcmu.lun.commands.rw import BlockIO
 from txtcmu.lun.target import Settings
+from txtcmu.results import as_deferred
 from txtcmu.scsi import constants as c
 from txtcmu.scsi import opcodes
 from txtcmu.scsi.cdb import FUA, read_write, start_stop_unit, synchronize_cache
@@ -53,6 +55,7 @@ class BlockCommands(UnitCommands):
 
     :param backstore: an :class:`~txtcmu.interfaces.IBackstore`, whose companions decide what the disk can do.
     :param settings: its geometry, and ``identify``: reads its names.
+    :param keep_write_cache: keeps for the next daemon what MODE SELECT has made of the write cache.
     :param write_cache: whether completed writes may be volatile at first (WCE); MODE SELECT switches it.
     """
 
@@ -62,9 +65,11 @@ class BlockCommands(UnitCommands):
         backstore: Any,
         settings: Settings,
         identify: Callable[[], Deferred[Identity]],
+        keep_write_cache: Callable[[bool], Deferred[None]],
         write_cache: bool = True,
     ) -> None:
         super().__init__(_unit(backstore, settings, write_cache), identify)
+        self._keep_write_cache = keep_write_cache
         self._io = io = BlockIO(self.unit, backstore)
         self._stopped = False
         self._methods |= ComparingCommands(reactor, self.unit, backstore, io).methods
@@ -136,11 +141,18 @@ class BlockCommands(UnitCommands):
     def _mode_select(self, row: Opcode, command: Any) -> Deferred[None] | None:
         write_cache = mode_select(self.unit, row, command.cdb, gather(command.buffers))
         zero_from(command.buffers, row.transfer_length(command.cdb, self.unit.block_size))
-        if write_cache or not self.unit.write_cache:
-            self.unit.write_cache = write_cache
+        if write_cache == self.unit.write_cache:
             return None
+        if write_cache:
+            self.unit.write_cache = True
+            return self._keep_write_cache(True).addErrback(self._write_cache_not_kept)
         # Off when all that was acknowledged is durable, and not before; not at all if that fails.
-        return self._io.alone_everywhere(self._switch_write_cache_off)
+        switched = as_deferred(self._io.alone_everywhere(self._switch_write_cache_off))
+        return switched.addCallback(lambda _: self._keep_write_cache(False))
+
+    def _write_cache_not_kept(self, failure: Failure) -> Failure:
+        self.unit.write_cache = False  # a cache that is off by mistake loses nothing
+        return failure
 
     def _switch_write_cache_off(self) -> Deferred[None] | None:
         flushed = self._io.flush()
