@@ -40,7 +40,7 @@ class WriteSameTests(SynchronousTestCase):
         self.assertEqual(refusal(ws, "93 00" + " 00" * 8 + " 00 01 00 01 00 00"), "05/24/00 cf 00 0a")
 
     def test_refused(self) -> None:
-        """Protection information, anchors and addresses in the data are refused; so is a range that leaves the medium."""
+        """Protection information, anchors and addresses in the data are refused; so is a range beyond the medium."""
         self.assertEqual(refusal(ws, "41 20" + " 00" * 8), "05/24/00 cf 00 01")
         self.assertEqual(refusal(ws, "93 10" + " 00" * 14), "05/24/00 cc 00 01")
         self.assertEqual(refusal(ws, "93 18" + " 00" * 14), "05/24/00 cc 00 01")

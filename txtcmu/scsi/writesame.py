@@ -43,7 +43,7 @@ def write_same(unit: LogicalUnit, row: Opcode, cdb: bytes) -> WriteSame:
 
     No blocks means all from the LBA on (WSNZ is zero in VPD page B0h), when these are not more than its limit.
 
-    :raise txtcmu.errors.CheckCondition: 05/24/00 for protection information, anchors and addresses, which there are not,
+    :raise txtcmu.errors.CheckCondition: 05/24/00 for protection information, anchors and addresses in the data,
         for UNMAP when it does not unmap by this command (LBPWS), and for more blocks than VPD page B0h allows;
         05/21/00 for a range that is not on the medium.
     """
