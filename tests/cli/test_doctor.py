@@ -11,7 +11,7 @@ from tests.cli.support import CommandTestCase
 from txtcmu import registry
 from txtcmu.cli.findings import Level
 from txtcmu.cli.handlerchecks import check_handlers
-from txtcmu.errors import ConfigError
+from txtcmu.errors import ConfigError, KernelError
 from txtcmu.factory import Factory
 from txtcmu.kernel.configfs import Backstore
 
@@ -29,6 +29,9 @@ class DoctorTestCase(CommandTestCase):
         self.status(0, ALL_CAPABILITIES)
         self.limits("65536")
         self.put(self.parameters / "block_netlink", "unblocked")
+        self.put(self.sysfs / "module/tcm_loop/initstate", "live")
+        self.put(self.sysfs / "module/iscsi_target_mod/initstate", "live")
+        self.put(self.configfs.dev / "kmsg", "")
         self.put(self.parameters / "global_max_data_area_mb", "2048")
         self.disk = Backstore.create("vol", {"dev_config": "test/vol", "dev_size": 1 << 20}, self.configfs)
         self.disk.enable()
@@ -104,6 +107,36 @@ class HostTests(DoctorTestCase):
         """In a container the host must load it."""
         self.parameters.parent.rename(self.sysfs / "elsewhere")
         self.fails("has no modules of this kernel", "on its host")
+
+    def test_fabrics(self) -> None:
+        """A kernel without a fabric can use the other one; one that it could load is there."""
+        for name, instead in (("tcm_loop", "--fabric iscsi"), ("iscsi_target_mod", "--fabric loopback")):
+            loaded = self.sysfs / "module" / name
+            loaded.rename(self.sysfs / "elsewhere")
+            self.put(self.world.modules / RELEASE / "modules.dep", "")
+            self.warns(f"{RELEASE} has no such module", instead)
+            self.put(self.world.modules / RELEASE / "modules.dep", f"kernel/drivers/target/{name}.ko.xz: x")
+            self.assertEqual(self.doctor(), (0, []))
+            (self.sysfs / "elsewhere").rename(loaded)
+
+    def test_memory_order(self) -> None:
+        """A machine whose loads and stores cannot be kept in order cannot serve anything."""
+
+        def fence() -> None:
+            raise KernelError("membarrier(2) is not usable: run Linux 4.16")
+
+        self.world = evolve(self.world, fence=fence)
+        self.fails("membarrier(2) is not usable", "run Linux 4.16")
+
+    def test_kernel_log(self) -> None:
+        """Where the kernel's log cannot be read nobody hears of a broken ring."""
+        (self.configfs.dev / "kmsg").unlink()
+        self.warns("no /dev/kmsg", "mknod")
+
+    def test_own_disks(self) -> None:
+        """Without CAP_SYS_RESOURCE the daemon is no place for the file systems of its own host."""
+        self.status(0, ALL_CAPABILITIES & ~(1 << 24))
+        self.warns("without CAP_SYS_RESOURCE", "CAP_SYS_RESOURCE")
 
     def test_no_uio(self) -> None:
         """Without UIO there is no ring."""

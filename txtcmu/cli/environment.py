@@ -15,6 +15,7 @@ from txtcmu import config, registry
 from txtcmu.cli import processes
 from txtcmu.kernel.configfs import Backstore, ConfigFS
 from txtcmu.kernel.enabling import enable
+from txtcmu.kernel.fence import memory_fence
 from txtcmu.kernel.sysfs import DEV, SYSFS
 
 __all__ = ["PATIENCE", "Environment", "environment", "explained", "tell"]
@@ -42,7 +43,7 @@ def _run(function: Callable[[Any], Coroutine[Any, Any, Any]]) -> Any:
 
 @frozen
 class Environment:
-    """The kernel's file systems, the handlers, their configuration, a reactor, and the group of TCM-USER events."""
+    """The kernel's file systems, the handlers, their configuration, a reactor, and what tells of kernel and machine."""
 
     configfs: ConfigFS = Factory(ConfigFS)
     sysfs: Path = SYSFS
@@ -55,6 +56,7 @@ class Environment:
     run: Callable[[Callable[[Any], Coroutine[Any, Any, Any]]], Any] = _run
     enable: Callable[[Backstore, Callable[[], object]], None] = enable
     group: Callable[[], int | None] = processes.config_group
+    fence: Callable[[], object] = memory_fence
 
 
 def environment(context: click.Context) -> Environment:

@@ -8,10 +8,22 @@ from attrs import frozen
 
 from txtcmu.cli.environment import Environment
 
-__all__ = ["CAP_NET_ADMIN", "CAP_SYS_ADMIN", "Finding", "Level", "capabilities", "failure", "good", "unseen", "warning"]
+__all__ = [
+    "CAP_NET_ADMIN",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_RESOURCE",
+    "Finding",
+    "Level",
+    "capabilities",
+    "failure",
+    "good",
+    "unseen",
+    "warning",
+]
 
 CAP_NET_ADMIN = 12
 CAP_SYS_ADMIN = 21
+CAP_SYS_RESOURCE = 24
 
 
 class Level(Enum):

@@ -10,6 +10,7 @@ from txtcmu.cli.environment import Environment
 from txtcmu.cli.findings import (
     CAP_NET_ADMIN,
     CAP_SYS_ADMIN,
+    CAP_SYS_RESOURCE,
     Finding,
     capabilities,
     failure,
@@ -67,6 +68,47 @@ def module(world: Environment) -> Iterator[Finding]:
         )
 
 
+def fabrics(world: Environment) -> Iterator[Finding]:
+    """Look for what makes a disk of a backstore: on this host, or for others."""
+    release = (world.proc / "sys/kernel/osrelease").read_text().strip()
+    try:
+        known = (world.modules / release / "modules.dep").read_text()
+    except FileNotFoundError:
+        known = ""
+    for name, what, instead in (
+        ("tcm_loop", "disks of this host", "--fabric iscsi"),
+        ("iscsi_target_mod", "iSCSI targets", "--fabric loopback"),
+    ):
+        if not (world.sysfs / "module" / name).is_dir() and f"/{name}.ko" not in known:
+            yield warning(name, f"kernel {release} has no such module: no {what}", f"`txtcmu create {instead}`")
+
+
+def memory_order(world: Environment) -> Iterator[Finding]:
+    """Look whether this machine can be made to keep the ring's loads and stores in order."""
+    try:
+        world.fence()
+    except KernelError as error:
+        text, _, mend = str(error).rpartition(": ")
+        yield failure("memory barriers", text, mend)
+
+
+def kernel_log(world: Environment) -> Iterator[Finding]:
+    """Look whether the daemon could hear that the kernel has given a ring up."""
+    try:
+        (world.dev / "kmsg").open("rb").close()
+    except FileNotFoundError:
+        yield warning("kernel log", "no /dev/kmsg: a broken ring would not be noticed", "mknod /dev/kmsg c 1 11")
+    except PermissionError:
+        if capabilities(world) >> CAP_SYS_ADMIN & 1:
+            yield warning(
+                "kernel log",
+                "/dev/kmsg cannot be read: a broken ring would not be noticed",
+                "give the container CAP_SYSLOG",
+            )
+    else:
+        yield good("kernel log", "heard")
+
+
 def uio(world: Environment) -> Iterator[Finding]:
     """Look for the driver that hands the ring over."""
     if (world.sysfs / "class" / "uio").is_dir():
@@ -98,6 +140,12 @@ def privileges(world: Environment) -> Iterator[Finding]:
     missing = " and ".join(name for number, name in names.items() if not effective >> number & 1)
     if missing:
         yield failure("privileges", f"root without {missing}", f"give the container {missing}, or run on the host")
+    elif not effective >> CAP_SYS_RESOURCE & 1:
+        yield warning(
+            "privileges",
+            "root without CAP_SYS_RESOURCE: the daemon cannot carry a file system of its own host safely",
+            "give the container CAP_SYS_RESOURCE, or use its disks elsewhere",
+        )
     else:
         yield good("privileges", "root")
 
@@ -174,6 +222,8 @@ def processes(world: Environment) -> Iterator[Finding]:
 HOST_CHECKS: tuple[Callable[[Environment], Iterator[Finding]], ...] = (
     linux,
     module,
+    fabrics,
+    memory_order,
     uio,
     configfs,
     privileges,
@@ -182,5 +232,6 @@ HOST_CHECKS: tuple[Callable[[Environment], Iterator[Finding]], ...] = (
     other_daemons,
     open_files,
     data_areas,
+    kernel_log,
     processes,
 )
