@@ -60,7 +60,7 @@ class FakeSocket:
         """Do nothing: it never blocks."""
 
     def setsockopt(self, level: int, option: int, value: int) -> None:
-        """Remember the option.  :raise OSError: :attr:`FakeTCMUser.option_error`."""
+        """Remember the option.  :raise OSError: the kernel's ``option_error``."""
         if self.kernel.option_error:
             raise OSError(self.kernel.option_error, os.strerror(self.kernel.option_error))
         self.options[level, option] = value
