@@ -204,9 +204,16 @@ class HandlerTests(_Base):
         rig.reactor.advance(1000)
         self.settle(rig)
         self.assertIs(rig.device.state, State.FENCED)
-        self.close(winner)
         rig.device.close(1.0)
         self.settle(rig)
+        self.assertIs(rig.device.state, State.CLOSED)
+        self.refused("in use by process .* on elsewhere")
+        volumes._open.clear()
+        self.close(self.open(";takeover=yes"))
+        with self.assertRaises(FencedError):
+            winner.write(0, memoryview(bytes(512)))
+            self.run_(winner.flush())
+        self.close(winner)
 
     def reported(self, rig: Rig) -> Any:
         """Return why the device has no backstore."""

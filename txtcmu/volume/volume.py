@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from attrs import evolve
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -37,6 +38,10 @@ __all__ = ["Volume"]
 #: Epochs in the head after which a checkpoint is due: each opening adds one, and the head is small.
 _MANY_EPOCHS: Final = 16
 
+#: How often, and after how many seconds, a writer that has found a seal looks who has taken the volume over.
+_LOOKS: Final = 10
+_LOOK_DELAY: Final = 0.5
+
 _logger = Logger()
 
 
@@ -56,7 +61,7 @@ class Volume:
         head = keeper.head
         persistent = PersistentStore(store, clock)
         self._log = Log(
-            persistent, state.names, head.epoch.number, replay.next, head.writer.nonce, self._written, keeper.check
+            persistent, state.names, head.epoch.number, replay.next, head.writer.nonce, self._written, self._deposed
         )
         loader = Loader(persistent, state, keeper.check)
         reader = Reader(persistent, state, self._cache)
@@ -112,6 +117,15 @@ class Volume:
         self._replayable += 1
         self._writer.written()
         self._look_for_checkpoint()
+
+    async def _deposed(self) -> None:
+        """There is a seal: name its writer, who replaces the head next, unless he dies before.
+
+        :raise FencedError: the head names him.
+        """
+        for _ in range(_LOOKS):
+            await self._keeper.check()
+            await deferLater(self._clock, _LOOK_DELAY)
 
     # Checkpoints
 

@@ -1,0 +1,147 @@
+"""What an open volume does when the store calls an object damaged, and when somebody else takes the volume over."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+from unittest import mock
+
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from txtcmu.errors import FencedError, MediumError
+from txtcmu.objectstore.memory import MemoryObjectStore
+from txtcmu.objectstore.objects import ObjectDamaged
+from txtcmu.results import as_deferred
+from txtcmu.volume.create import create_volume
+from txtcmu.volume.head import Geometry, Writer
+from txtcmu.volume.takeover import take_over
+from txtcmu.volume.tuning import Tuning
+from txtcmu.volume.volume import Volume
+
+BLOCK = 4096
+SIZE = 1 << 20
+
+
+class FaultTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        """Have an empty volume."""
+        self.store = MemoryObjectStore()
+        self.clock = Clock()
+        making = create_volume(self.store, "", SIZE, self.writer("maker"), os.urandom, Geometry(16, 64))
+        self.done(making)
+
+    def done(self, coroutine: Any) -> Any:
+        """Return a result that is there at once."""
+        return self.successResultOf(as_deferred(coroutine))
+
+    def writer(self, host: str) -> Writer:
+        """Return a writer."""
+        return Writer(os.urandom(16), host, host, 1, "today")
+
+    def open(self, host: str = "here") -> Volume:
+        """Take the volume over."""
+        taking = take_over(self.store, "", self.writer(host), os.urandom, self.clock, forced=True)
+        keeper, replay = self.done(taking)
+        return Volume(self.store, keeper, replay, self.clock, Tuning(cache_blocks=1))
+
+    def write(self, volume: Volume, block: int) -> Deferred[None]:
+        """Write a block, and flush."""
+        volume.write(block * BLOCK, memoryview(bytes([block]) * BLOCK))
+        return volume.flush()
+
+    def read(self, volume: Volume, block: int, count: int = 1) -> Any:
+        """Read blocks."""
+        return as_deferred(volume.read(block * BLOCK, [memoryview(bytearray(count * BLOCK))]))
+
+    def damaged(self, middle: str) -> Any:
+        """Let objects with ``middle`` in their key be damaged, as the store tells."""
+        original = self.store.get
+
+        def get(key: str, *args: Any) -> Any:
+            return fail(ObjectDamaged(f"{key} is damaged")) if middle in key else original(key, *args)
+
+        return mock.patch.object(self.store, "get", get)
+
+    def test_damaged_block(self) -> None:
+        """What the store cannot read is a medium error at that block, at once."""
+        volume = self.open()
+        for block in (5, 6):
+            self.done(self.write(volume, block))
+        self.done(volume.close())
+        volume = self.open()
+        with self.damaged("/d/"):
+            error = self.failureResultOf(self.read(volume, 5), MediumError).value
+        self.assertEqual(error.offset, 5 * BLOCK)
+        self.done(self.read(volume, 5))
+        self.done(volume.close())
+
+    def test_damaged_leaf(self) -> None:
+        """So is a leaf of the map that it cannot read."""
+        volume = self.open()
+        self.done(self.write(volume, 70))
+        self.done(volume.close())
+        volume = self.open()
+        with self.damaged("/c/"):
+            error = self.failureResultOf(self.read(volume, 75), MediumError).value
+        self.assertEqual(error.offset, 64 * BLOCK)
+        self.done(self.read(volume, 75))
+        self.done(volume.close())
+
+    def test_winner(self) -> None:
+        """Whoever has taken the volume over is named at once."""
+        loser = self.open()
+        winner = self.open("elsewhere")
+        error = self.failureResultOf(self.write(loser, 1), FencedError).value
+        self.assertEqual(str(error), "process 1 on elsewhere, since today has taken the volume over")
+        self.done(self.write(winner, 1))
+        self.assertIs(self.failureResultOf(loser.flush(), FencedError).value, error)
+        loser.abandon()
+        self.done(winner.close())
+
+    def test_winner_that_is_slow(self) -> None:
+        """One that has put its seal there, and has yet to replace the head, is waited for; nothing is acknowledged."""
+        loser = self.open()
+        writing, original = Deferred[None](), self.store.put
+
+        async def late(key: str, *args: Any, **options: Any) -> Any:
+            if key == "head":
+                await writing
+            return await original(key, *args, **options)
+
+        with mock.patch.object(self.store, "put", lambda *a, **o: as_deferred(late(*a, **o))):
+            taking = as_deferred(
+                take_over(self.store, "", self.writer("elsewhere"), os.urandom, self.clock, forced=True)
+            )
+        flushed = self.write(loser, 1)
+        self.clock.pump([0.5] * 4)
+        self.assertNoResult(flushed)
+        writing.callback(None)
+        self.done(taking)
+        self.clock.advance(0.5)
+        self.assertIn("on elsewhere", str(self.failureResultOf(flushed, FencedError).value))
+        loser.abandon()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_winner_that_died(self) -> None:
+        """One that dies before it replaces the head has deposed the writer all the same."""
+        loser = self.open()
+        with mock.patch.object(self.store, "put", self.dying_at_the_head(self.store.put)):
+            taking = take_over(self.store, "", self.writer("elsewhere"), os.urandom, self.clock, forced=True)
+            self.failureResultOf(as_deferred(taking), KeyboardInterrupt)
+        flushed = self.write(loser, 1)
+        self.clock.pump([0.5] * 20)
+        self.assertIn("another is taking the volume over", str(self.failureResultOf(flushed, FencedError).value))
+        loser.abandon()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def dying_at_the_head(self, put: Any) -> Any:
+        """Return a ``put`` that ends the process that replaces the head."""
+
+        def dying(key: str, *args: Any, **options: Any) -> Any:
+            if key == "head":
+                raise KeyboardInterrupt
+            return put(key, *args, **options)
+
+        return dying
