@@ -40,6 +40,10 @@ guest: setup ## Run CMD='...' in a guest with the real kernel, or a shell on thi
 demo: setup ## Show an S3 bucket as a disk, from nothing to a restart
 	@$(BIN)/python -m tools.demo
 
+.PHONY: simulate
+simulate: setup ## Simulate a volume, SEEDS=500 times, and its mutants; SEED=n HISTORY=file: one; MUTANTS=directory
+	@$(BIN)/python -m tests.simulation
+
 .PHONY: bench-ring
 bench-ring: setup ## Measure the ring
 	@$(BIN)/python -m benchmarks.ring
