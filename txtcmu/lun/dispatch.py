@@ -61,7 +61,9 @@ class Dispatcher:
             return
         if result is None:
             self._complete(task, GOOD)
-        elif isinstance(result, Deferred) or iscoroutine(result):
+        elif isinstance(result, Deferred):
+            self._tasks.wait(task, result)
+        elif iscoroutine(result):
             self._tasks.wait(task, as_deferred(result))
         else:
             self._tasks.end(task, result)

@@ -30,7 +30,9 @@ def ended(result: Any, then: Callable[[Any], Any] = _nothing) -> Deferred[None] 
     """
     if result is None:
         return None
-    if isinstance(result, Deferred) or iscoroutine(result):
+    if isinstance(result, Deferred):
+        return result.addCallback(then)
+    if iscoroutine(result):
         return as_deferred(result).addCallback(then)
     return None
 
@@ -54,15 +56,13 @@ class BlockIO:
         # Compare and write, and the reads that came while there was one.
         self._atomic = BusyRanges()
         self._comparing = 0
+        #: Fills ``buffers``, of ``length`` bytes, from ``offset`` on; what the backstore does not give reads as zeroes.
+        self.read: Callable[[int, int, list[memoryview]], Deferred[None] | None] = self.fetch
 
-    def read(self, offset: int, length: int, buffers: list[memoryview]) -> Deferred[None] | None:
-        """Fill ``buffers``, of ``length`` bytes in total; what the backstore does not give reads as zeroes."""
-        if self._comparing:
-            result: Deferred[None] | None = self._atomic.run(
-                offset, offset + length, self.fetch, offset, length, buffers
-            )
-            return result
-        return self.fetch(offset, length, buffers)
+    def _read_apart(self, offset: int, length: int, buffers: list[memoryview]) -> Deferred[None] | None:
+        """As :meth:`fetch`, but not between the two halves of a compare and write."""
+        result: Deferred[None] | None = self._atomic.run(offset, offset + length, self.fetch, offset, length, buffers)
+        return result
 
     def write(self, offset: int, length: int, buffers: list[memoryview]) -> Deferred[None] | None:
         """Store ``buffers``."""
@@ -108,18 +108,19 @@ class BlockIO:
     def atomic(self, offset: int, length: int, function: Callable[..., Any], *args: Any) -> Deferred[None] | None:
         """As :meth:`alone`, and reads of these bytes that come meanwhile wait, too."""
         self._comparing += 1
+        self.read = self._read_apart
         try:
             result = self.alone(offset, length, self._atomic.run, offset, offset + length, function, *args)
         except BaseException:
-            self._comparing -= 1
+            self._compared(None)
             raise
         if result is None:
-            self._comparing -= 1
+            self._compared(None)
             return None
         return result.addBoth(self._compared)
 
     def fetch(self, offset: int, length: int, buffers: list[memoryview]) -> Deferred[None] | None:
-        """As :meth:`read`, for who has the bytes to himself."""
+        """As :attr:`read`, for who has the bytes to himself."""
         if self._vectored:
             result = self._backstore.readv(offset, buffers)
             if isinstance(result, int):
@@ -133,13 +134,11 @@ class BlockIO:
         scatter(result, buffers)
         return None
 
-    def store(
-        self, offset: int, buffers: list[memoryview], then: Callable[[Any], Any] = _nothing
-    ) -> Deferred[None] | None:
-        """Store ``buffers``, for who has the bytes to himself and sees to durability; ``then`` as for :func:`ended`."""
+    def store(self, offset: int, buffers: list[memoryview]) -> Deferred[None] | None:
+        """Store ``buffers``, for who has the bytes to himself and sees to durability."""
         if self._vectored:
-            return ended(self._backstore.writev(offset, buffers), then)
-        return ended(self._backstore.write(offset, gather(buffers)), then)
+            return ended(self._backstore.writev(offset, buffers))
+        return ended(self._backstore.write(offset, gather(buffers)))
 
     def settled(self, result: Deferred[None] | None) -> Deferred[None] | None:
         """Return when a change is over that ends with ``result``: without a write cache, when it is durable."""
@@ -152,12 +151,17 @@ class BlockIO:
 
     def _compared(self, result: Any) -> Any:
         self._comparing -= 1
+        if not self._comparing:
+            self.read = self.fetch
         return result
 
     def _write(self, offset: int, buffers: list[memoryview]) -> Deferred[None] | None:
         if not self._unit.write_cache:
             return self._write_fua(offset, buffers)
-        return self.store(offset, buffers, self._settled)
+        # Not through `store`: this is on the path of every WRITE.
+        if self._vectored:
+            return ended(self._backstore.writev(offset, buffers), self._settled)
+        return ended(self._backstore.write(offset, gather(buffers)), self._settled)
 
     def _write_fua(self, offset: int, buffers: list[memoryview]) -> Deferred[None] | None:
         if self._forced:
