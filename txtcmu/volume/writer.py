@@ -110,7 +110,9 @@ class Writer:
         """Read what a block was before this batch, into it."""
         promise = batch.bases[block] = Promise()
 
-        def lost(failure: Failure) -> Failure:
+        def lost(failure: Failure) -> Failure | None:
+            if block not in batch.partial:
+                return None  # it was written as a whole since, and the object may be gone for that very reason
             batch.fill(block, None)
             return failure
 
