@@ -16,8 +16,6 @@ from tests.simulation.scenario import run
 __all__ = ["hunt", "patches"]
 
 _TREE: Final = Path(__file__).parents[2]
-#: Seeds after which a mutant has got away.
-_SEEDS: Final = 100
 _CAUGHT, _MISSED = 0, 3
 
 
@@ -26,9 +24,10 @@ def patches(directory: str) -> list[Path]:
     return sorted(Path(directory).glob("*.patch"))
 
 
-def hunt(patch: Path) -> str:
+def hunt(patch: Path, seeds: int) -> str:
     """Apply a patch to a copy of the tree, and simulate with that until something is wrong.
 
+    :param seeds: after so many it has got away.
     :return: what went wrong with the hunt: it was not caught, or could not be tried; ``""`` when it was caught.
     """
     with TemporaryDirectory() as directory:
@@ -40,13 +39,13 @@ def hunt(patch: Path) -> str:
         )
         if applied.returncode:
             return f"{patch.name}: does not apply: {applied.stderr.strip()}"
-        command = [sys.executable, "-m", "tests.simulation.mutants", str(_SEEDS)]
+        command = [sys.executable, "-m", "tests.simulation.mutants", str(seeds)]
         hunted = subprocess.run(command, cwd=directory, capture_output=True, text=True)
         if hunted.returncode == _CAUGHT:
             print(f"{patch.stem}: {hunted.stdout.strip()}", flush=True)
             return ""
         if hunted.returncode == _MISSED:
-            return f"{patch.name}: is not noticed in {_SEEDS} seeds"
+            return f"{patch.name}: is not noticed in {seeds} seeds"
         return f"{patch.name}: does not run: {hunted.stderr.strip()[-500:]}"
 
 

@@ -287,13 +287,15 @@ class Oracle:
 
     def _read(self, operation: int, pending: _Pending, found: Stamps) -> None:
         life, start, end, done = pending.life, pending.start, pending.end, pending.done
+        if len(found) != end - start:
+            raise Violation("3 (read)", f"{len(found)} sectors come of {end - start}", operation, start)
         authors = self._authors[np.clip(found, 0, len(self._authors) - 1)]
         own = (found > 0) & (authors[:, 0] == life.number) & (authors[:, 1] >= done)
         zeroes = (found == 0) & (life.zeroed[start:end] >= done) & (life.zeroed[start:end] > 0)
         base = (done == 0) & ((found == life.base[start:end]) | (life.unsure[start:end] & (found != TORN)))
         wrong = np.flatnonzero(~(own | zeroes | base))
-        if len(found) != end - start or len(wrong):
-            at = int(wrong[0]) if len(wrong) else 0
+        if len(wrong):
+            at = int(wrong[0])
             raise Violation(
                 "3 (read)",
                 f"writer {life.number} reads {found[at]} from sector {start + at}, where change {done[at]} of it"

@@ -35,11 +35,11 @@ from txtcmu.volume.takeover import take_over
 from txtcmu.volume.tuning import Tuning
 from txtcmu.volume.volume import Volume
 
-__all__ = ["Outcome", "run"]
+__all__ = ["GEOMETRY", "LARGEST", "Outcome", "run"]
 
 GEOMETRY: Final = Geometry(batch_blocks=16, leaf_blocks=64)
 _BLOCK: Final = 8  # sectors
-_LARGEST: Final = 400 * _BLOCK
+LARGEST: Final = 400 * _BLOCK
 #: Commands in a seed at least.
 _COMMANDS: Final = 300
 #: Seconds in which what is late arrives, when nothing goes wrong any more.
@@ -71,7 +71,7 @@ class Scenario:
         self.random = random = Random(seed)
         self.timeline = Timeline()
         self.counts: Counter[str] = Counter()
-        oracle = Oracle(_LARGEST, GEOMETRY.batch_blocks)
+        oracle = Oracle(LARGEST, GEOMETRY.batch_blocks)
         self.history = History(lambda: self.timeline.now, oracle.see)
         rough = random.choice((0.5, 1.0, 1.0, 2.0))
         weather = Weather(
@@ -82,7 +82,7 @@ class Scenario:
             refused=0.03 * rough,
             forbidden=0.001 * rough,
             damaged=0.03 * rough,
-            stale=0.05,
+            stale=random.choice((0.05, 0.3)),
             forgotten=0.2,
             verified=random.random() < 0.4,
         )
@@ -98,7 +98,7 @@ class Scenario:
             depth=random.choice((1, 4, 8, 16)),
             think=random.choice((0.01, 0.05, 0.2)),
             hot=_BLOCK * random.choice((8, 24, 60)),
-            largest=_LARGEST,
+            largest=LARGEST,
             weights={
                 "write": 40,
                 "write, flush": 5,
@@ -224,6 +224,8 @@ class Scenario:
         if random.random() < 0.05:
             self.history.note("outage")
             self.network.fail(random.choice((20.0, 600.0)))
+        if random.random() < 0.4:
+            user.sweep()
         [what] = random.choices(
             (self._crash, self._depose, self._duel, self._close, self._pause, self._look_on), (40, 25, 12, 8, 8, 7)
         )

@@ -16,7 +16,7 @@ from tests.simulation.hosts import Host
 from tests.simulation.network import Network
 from tests.simulation.stamps import SECTOR, read_stamps, runs, stamped
 from txtcmu.backstores.volumedisk import VolumeDisk
-from txtcmu.errors import BackstoreError, FencedError, MediumError, TCMUError
+from txtcmu.errors import BackstoreError, FencedError, MediumError, ObjectStoreError, TCMUError
 from txtcmu.results import as_deferred
 from txtcmu.volume.head import Writer
 from txtcmu.volume.takeover import take_over
@@ -167,6 +167,11 @@ class User:
         if self._working is not None:
             working, self._working = self._working, None
             working.callback(None)
+
+    def sweep(self) -> None:
+        """Delete what others have left behind, beside all else."""
+        if self.volume is not None and not self.gone:
+            Deferred.fromCoroutine(self.volume.sweep()).addErrback(lambda failure: failure.trap(ObjectStoreError))
 
     # Its commands
 
