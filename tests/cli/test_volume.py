@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,12 @@ def nothing(*_: object) -> None:
 
 class UsageTests(VolumeTestCase):
     def test_help(self) -> None:
-        """The verbs are listed, without numpy or treq being loaded."""
+        """The verbs are listed, without anything being loaded that takes long or may not be installed."""
+        program = (
+            "import sys, txtcmu.cli.volume, txtcmu.plugins.builtin; print({'numpy', 'treq', 'rich'} & set(sys.modules))"
+        )
+        loaded = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True)
+        self.assertEqual(loaded.stdout, "set()\n")
         self.assertIn("fsck", self.done("--help"))
 
     def test_usage(self) -> None:
@@ -239,6 +247,23 @@ class RemoveTests(VolumeTestCase):
         self.assertEqual(self.volume("rm", "mem/a", answer="y\n").exit_code, 0)
         self.assertEqual(self.store.objects, {})
 
+    def test_ctrl_c(self) -> None:
+        """Ctrl-C at the question is a no, at once, although a reactor runs."""
+        where = f"dir{self.folder}/disk"
+        self.done("create", where, "--size", "1M")
+        program = f"from txtcmu.cli import main; main(['volume', 'rm', {where!r}])"
+        pipe = subprocess.PIPE
+        with subprocess.Popen([sys.executable, "-c", program], stdin=pipe, stdout=pipe, stderr=pipe) as process:
+            assert process.stderr is not None
+            said = b""
+            while b"[y/N]" not in said:
+                said += process.stderr.read(1)
+            process.send_signal(signal.SIGINT)
+            said += process.stderr.read()
+        self.assertEqual(process.returncode, 1)
+        self.assertIn(b"nothing was changed", said)
+        self.assertIn("closed", self.done("ls", where))
+
     def test_in_use(self) -> None:
         """A volume in use is refused; taken over, its writer finds a seal and cannot acknowledge anything more."""
         self.write("a/", {1: b"x"}, close=False, host="nowhere")
@@ -372,5 +397,6 @@ class ProgressTests(VolumeTestCase):
         self.assertIn("reading the map", shown.getvalue())
         self.assertIn("7/7", shown.getvalue())
         self.assertIn("listing", shown.getvalue())
+        self.assertIn("1000/?", shown.getvalue())
         result = self.volume("ls", "mem/a")
         self.assertEqual(result.output, "")
