@@ -30,7 +30,10 @@ docs: site ## Build the site into build/docs/html, warnings being errors; run it
 
 .PHONY: test
 test: lint site ## Check style and types, build the site, run all tests, those in the guest included: what CI runs
-	@$(BIN)/pytest -q tests
+	@# The guest mostly waits, for one processor: the other tests run meanwhile, and are shown when both are done.
+	@$(BIN)/pytest -q tests --ignore=tests/kernel >build/tests.log 2>&1 & rest=$$!; \
+	$(BIN)/pytest -q tests/kernel; guest=$$?; \
+	wait $$rest; rest=$$?; cat build/tests.log; exit $$((guest || rest))
 
 .PHONY: guest
 guest: setup ## Run CMD='...' in a guest with the real kernel, or a shell on this terminal
