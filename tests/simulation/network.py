@@ -41,6 +41,7 @@ class Weather:
 
     :ivar slow: applied after seconds, and :ivar late: after anything up to two hours.
     :ivar lost: never applied, and :ivar unanswered: applied and not answered, or with an error.
+    :ivar doubtful: likewise, of replacements of the head.
     :ivar refused: answered with 500, 503, 409 or 400, and :ivar forbidden: with 403.
     :ivar damaged: a body that comes with a bit flipped, or cut short.
     :ivar stale: the head as it was before, and :ivar forgotten: each recent object missing from a list.
@@ -51,6 +52,7 @@ class Weather:
     late: float = 0.0
     lost: float = 0.0
     unanswered: float = 0.0
+    doubtful: float = 0.0
     refused: float = 0.0
     forbidden: float = 0.0
     damaged: float = 0.0
@@ -217,7 +219,8 @@ class Network:
     def _spoil(self, kind: str, key: str, result: Any) -> Any:
         """Return the answer instead of ``result``."""
         weather, random = self._weather, self._random
-        if random.random() < weather.unanswered:
+        replacement = kind == "put" and key == self._head
+        if random.random() < (weather.doubtful if replacement else weather.unanswered):
             return random.choice((None, Later("an error, although it was applied", doubtful=True)))
         if kind == "list" and weather.forgotten:
             recent = self._timeline.now - _RECENT

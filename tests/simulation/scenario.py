@@ -74,15 +74,17 @@ class Scenario:
         oracle = Oracle(LARGEST, GEOMETRY.batch_blocks)
         self.history = History(lambda: self.timeline.now, oracle.see)
         rough = random.choice((0.5, 1.0, 1.0, 2.0))
+        confused = random.random() < 0.5
         weather = Weather(
             slow=0.06 * rough,
             late=0.02 * rough,
             lost=0.01 * rough,
             unanswered=0.02 * rough,
+            doubtful=0.3 if confused else 0.03,
             refused=0.03 * rough,
             forbidden=0.001 * rough,
             damaged=0.03 * rough,
-            stale=random.choice((0.05, 0.3)),
+            stale=0.4 if confused else 0.05,
             forgotten=0.2,
             verified=random.random() < 0.4,
         )
@@ -251,8 +253,11 @@ class Scenario:
         asleep = self.random.random() < 0.3
         if asleep:
             self._sleep_for(user, 3600.0)
-        user.work(self.random.randrange(10, 40)).addErrback(lambda _: None)
-        return await self._open()
+        user.work(self.random.randrange(10, 40))
+        following = await self._open()
+        if asleep:
+            following.sweep()  # nothing that stops the one who sleeps may be lost by that
+        return following
 
     async def _duel(self, user: User) -> User:
         """Two want to take the volume over at the same time; the present one may be dead, or not."""

@@ -110,7 +110,7 @@ class OracleTests(SynchronousTestCase):
 
     def test_read_of_the_past(self) -> None:
         """A read that finds what was overwritten, or what was never there, is wrong."""
-        for data in ([[1, 16]], [[0, 8], [2, 8]], [[2, 16]], [[1, 8], [-1, 8]], [[1, 8], [2, 7]]):
+        for data in ([[1, 16]], [[0, 8], [2, 8]], [[3, 8], [2, 8]], [[1, 8], [-1, 8]], [[1, 8], [2, 7]]):
             self.setUp()
             self.write_twice()
             self.see("submit", op=3, life=1, kind="read", sector=0, count=16)

@@ -59,8 +59,10 @@ class SimulationTests(SynchronousTestCase):
 
     def test_mutants(self) -> None:
         """A mutant that is not noticed, and a patch that no longer applies, fail the run and are named."""
-        harmless = "A comment more.\n--- a/txtcmu/volume/errors.py\n+++ b/txtcmu/volume/errors.py\n"
-        harmless += '@@ -1,3 +1,4 @@\n """What can be wrong with a volume."""\n+# It does no harm.\n \n from __future__ import annotations\n'
+        harmless = (
+            "A comment more.\n--- a/txtcmu/volume/errors.py\n+++ b/txtcmu/volume/errors.py\n@@ -1,3 +1,4 @@\n"
+            ' """What can be wrong with a volume."""\n+# It does no harm.\n \n from __future__ import annotations\n'
+        )
         with TemporaryDirectory() as directory:
             (Path(directory) / "harmless.patch").write_text(harmless)
             (Path(directory) / "stale.patch").write_text(harmless.replace("What can", "Whatever can"))
