@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.simulation.mutants import hunt, patches
-from tests.simulation.scenario import Outcome, run
+from tests.simulation.seeds import Outcome, run
 
 #: What the last line tells.
 _COUNTED: Final = ("crashes", "takeovers", "late_puts", "late_deletes", "head_conflicts")

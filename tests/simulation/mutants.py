@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 import txtcmu
-from tests.simulation.scenario import run
+from tests.simulation.seeds import run
 
 __all__ = ["hunt", "patches"]
 

@@ -2,44 +2,38 @@
 
 from __future__ import annotations
 
-import gc
 from collections import Counter
-from functools import cache
 from itertools import count
 from random import Random
 from typing import Any, Final
 
 import numpy as np
-from attrs import define, evolve
+from attrs import evolve
 from twisted.internet import task
 from twisted.internet.defer import Deferred
-from twisted.logger import ILogObserver, LogLevel, formatEvent, globalLogBeginner
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from tests.simulation.client import StoreClient
 from tests.simulation.history import History
 from tests.simulation.hosts import Host, Timeline
-from tests.simulation.network import Network, Weather, result_of
+from tests.simulation.network import Network, result_of
 from tests.simulation.oracle import DEADLINE, Oracle, Violation
+from tests.simulation.plan import BLOCK, GEOMETRY, LARGEST, weather_of, workload_of
 from tests.simulation.reachable import reachable
 from tests.simulation.stamps import LOST, SECTOR, Stamps, read_stamps, runs
-from tests.simulation.user import PREFIX, Killed, User, Workload, World
+from tests.simulation.user import PREFIX, Killed, User, World
 from txtcmu.errors import ConfigError, MediumError, ObjectStoreError, TCMUError
 from txtcmu.objectstore.memory import MemoryObjectStore
 from txtcmu.results import as_deferred
 from txtcmu.volume.create import create_volume
 from txtcmu.volume.fsck import check_volume
-from txtcmu.volume.head import Geometry, Writer
+from txtcmu.volume.head import Writer
 from txtcmu.volume.takeover import take_over
 from txtcmu.volume.tuning import Tuning
 from txtcmu.volume.volume import Volume
 
-__all__ = ["GEOMETRY", "LARGEST", "Outcome", "run"]
+__all__ = ["Scenario"]
 
-GEOMETRY: Final = Geometry(batch_blocks=16, leaf_blocks=64)
-_BLOCK: Final = 8  # sectors
-LARGEST: Final = 400 * _BLOCK
 #: Commands in a seed at least.
 _COMMANDS: Final = 300
 #: Seconds in which what is late arrives, when nothing goes wrong any more.
@@ -48,20 +42,6 @@ _CALMING: Final = 60.0
 _EVENTS: Final = 200_000
 #: What may come of an opening, and then it is tried again.
 _REFUSALS: Final = (TCMUError, Killed)
-
-
-@define
-class Outcome:
-    """What became of a seed.
-
-    :ivar wrong: what is wrong, or ``None``.
-    :ivar counts: what happened how often.
-    """
-
-    seed: int
-    wrong: Exception | None
-    counts: Counter[str]
-    history: History
 
 
 class Scenario:
@@ -73,52 +53,15 @@ class Scenario:
         self.counts: Counter[str] = Counter()
         oracle = Oracle(LARGEST, GEOMETRY.batch_blocks)
         self.history = History(lambda: self.timeline.now, oracle.see)
-        rough = random.choice((0.5, 1.0, 1.0, 2.0))
-        confused = random.random() < 0.5
-        weather = Weather(
-            slow=0.06 * rough,
-            late=0.02 * rough,
-            lost=0.01 * rough,
-            unanswered=0.02 * rough,
-            doubtful=0.3 if confused else 0.03,
-            refused=0.03 * rough,
-            forbidden=0.001 * rough,
-            damaged=0.03 * rough,
-            stale=0.4 if confused else 0.05,
-            forgotten=0.2,
-            verified=random.random() < 0.4,
-        )
         self.network = Network(
             self.timeline,
             random,
-            weather,
+            weather_of(random),
             f"{PREFIX}head",
             self._replaced,
             lambda request, result: self.history.note("request", kind=request.kind, key=request.key, result=result),
         )
-        workload = Workload(
-            depth=random.choice((1, 4, 8, 16)),
-            think=random.choice((0.01, 0.05, 0.2)),
-            hot=_BLOCK * random.choice((8, 24, 60)),
-            largest=LARGEST,
-            weights={
-                "write": 40,
-                "write, flush": 5,
-                "read": 25,
-                "discard": 5,
-                "write zeroes": 4,
-                "flush": random.choice((2, 8, 20)),
-                "resize": 1,
-            },
-            tuning=Tuning(
-                pending=random.choice((2, 4, 16)),
-                flushes=random.choice((1, 2)),
-                cache_blocks=random.choice((8, 64, 1024)),
-                read_ahead_blocks=random.choice((8, 64)),
-                checkpoint_objects=random.choice((3, 6, 12)),
-            ),
-        )
-        self.world = World(self.network, random, self.history, count(1), workload)
+        self.world = World(self.network, random, self.history, count(1), workload_of(random))
         self.users: list[User] = []
         self.lookers: list[Volume] = []
         self.writer: User | None = None
@@ -160,7 +103,7 @@ class Scenario:
         await self._end(await self._calm(user))
 
     async def _create(self) -> None:
-        size = _BLOCK * self.random.randrange(100, 260)
+        size = BLOCK * self.random.randrange(100, 260)
         host = Host(self.timeline)
         maker = Writer(self.random.randbytes(16), "machine", "host0", 0, "now")
         store = StoreClient(host, self.network, self.random)
@@ -392,8 +335,8 @@ class Scenario:
             user = await self._open()
         volume = user.volume
         assert volume is not None
-        for sector in range(0, user.size, 64 * _BLOCK):
-            user.read(sector, min(64 * _BLOCK, user.size - sector))
+        for sector in range(0, user.size, 64 * BLOCK):
+            user.read(sector, min(64 * BLOCK, user.size - sector))
         await volume.flush()
         await volume.checkpoint()
         await volume.sweep()
@@ -429,13 +372,13 @@ def _read(volume: Volume) -> Stamps:
         return read_stamps(buffer, 0)
     except MediumError:
         pass
-    for sector in range(0, len(stamps), _BLOCK):
-        block = bytearray(_BLOCK * SECTOR)
+    for sector in range(0, len(stamps), BLOCK):
+        block = bytearray(BLOCK * SECTOR)
         try:
             result_of(_deferred(volume.read(sector * SECTOR, [memoryview(block)])))
-            stamps[sector : sector + _BLOCK] = read_stamps(block, sector)
+            stamps[sector : sector + BLOCK] = read_stamps(block, sector)
         except MediumError:
-            stamps[sector : sector + _BLOCK] = LOST
+            stamps[sector : sector + BLOCK] = LOST
     return stamps
 
 
@@ -450,41 +393,3 @@ def _no_progress(*_: Any) -> None:
 def _expected(failure: Failure) -> None:
     """Take an opening that has failed for what it is."""
     failure.trap(*_REFUSALS)
-
-
-@implementer(ILogObserver)
-class _Watch:
-    """Where all that is logged goes: an error that is only logged is an error of the seed that is run."""
-
-    def __init__(self) -> None:
-        self.history: History | None = None
-        globalLogBeginner.beginLoggingTo([self], discardBuffer=True, redirectStandardIO=False)
-
-    def __call__(self, event: dict[str, Any]) -> None:
-        """See one event."""
-        if self.history is not None and event["log_level"] is LogLevel.critical:
-            failure = event.get("log_failure")
-            what = f"logged: {formatEvent(event)}: {failure and failure.value!r}"
-            self.history.fail(Violation("6 (completion)", what))
-
-
-@cache
-def _watch() -> _Watch:
-    return _Watch()
-
-
-def run(seed: int) -> Outcome:
-    """Run one seed."""
-    scenario = Scenario(seed)
-    watch = _watch()
-    watch.history = history = scenario.history
-    # Collecting garbage may finish off what waits in a process that is dead, and that is never quite the same.
-    gc.disable()
-    try:
-        scenario.run(scenario.live())
-    finally:
-        watch.history = None
-        gc.enable()
-    counts = scenario.counts + scenario.network.counts
-    counts["commands"] = sum(user.commands for user in scenario.users)
-    return Outcome(seed, history.wrong, counts, history)

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.simulation.oracle import Oracle
-from tests.simulation.scenario import GEOMETRY, LARGEST
+from tests.simulation.plan import GEOMETRY, LARGEST
 
 ROOT = Path(__file__).parents[2]
 #: How often what has to happen in 500 seeds.
