@@ -7,7 +7,7 @@ from uuid import UUID
 
 import numpy as np
 from attrs import evolve
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -103,6 +103,7 @@ class GoldenTests(SynchronousTestCase):
 
 
 class DamageTests(SynchronousTestCase):
+    @settings(deadline=None)
     @given(st.data())
     def test_any_byte(self, data: st.DataObject) -> None:
         """A byte that is wrong anywhere in what counts of header, root, leaf or head is noticed."""
