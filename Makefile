@@ -30,8 +30,8 @@ docs: site ## Build the site into build/docs/html, warnings being errors; run it
 
 .PHONY: test
 test: lint site ## Check style and types, build the site, run all tests, those in the guest included: what CI runs
-	@# The guest mostly waits, for one processor: the other tests run meanwhile, and are shown when both are done.
-	@$(BIN)/pytest -q tests --ignore=tests/kernel >build/tests.log 2>&1 & rest=$$!; \
+	@# The guest leaves a processor idle most of the time: the other tests take that, and are shown when both are done.
+	@nice $(BIN)/pytest -q tests --ignore=tests/kernel >build/tests.log 2>&1 & rest=$$!; \
 	$(BIN)/pytest -q tests/kernel; guest=$$?; \
 	wait $$rest; rest=$$?; cat build/tests.log; exit $$((guest || rest))
 
