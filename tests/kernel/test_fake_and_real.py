@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -26,6 +27,12 @@ PATIENCE = 30.0
 _numbers = itertools.count()
 # Of a processor device (type 3), to which no driver but sg binds: nobody sends anything behind our back.
 INQUIRY = bytes([3, 0, 2, 2, 31, 0, 0, 2]) + b"TXTCMU  SHARED SUITE    0001"
+
+
+def _sleeps_in_ioctl(task: Path) -> bool:
+    """Tell what a thread is doing, as proc(5) has it: ioctl is system call 16."""
+    state = (task / "stat").read_text().rpartition(")")[2].split()[0]
+    return state in "SD" and (task / "syscall").read_text().startswith("16 ")
 
 
 class SGCommand:
@@ -103,8 +110,18 @@ class RealBench(Bench):
         return _Answering(self)
 
     def send(self, cdb: bytes, data_out: bytes = b"", data_in_length: int = 0, seconds: float = 60) -> Sent:
-        self._sent.append(self._pool.submit(sg_io, self._disk, cdb, data_in_length, seconds, data_out))
-        return SGCommand(self._sent[-1])
+        thread: SimpleQueue[int] = SimpleQueue()
+
+        def command() -> Any:
+            thread.put(threading.get_native_id())
+            return sg_io(self._disk, cdb, data_in_length, seconds, data_out)
+
+        sent = self._pool.submit(command)
+        self._sent.append(sent)
+        task = Path(f"/proc/self/task/{thread.get()}")
+        # The order of commands is that of the calls: this one is with the kernel when its thread sleeps in there.
+        self.until(lambda: sent.done() or _sleeps_in_ioctl(task), "the command is sent")
+        return SGCommand(sent)
 
     def abort(self, sent: Sent) -> None:
         """Do nothing: the kernel aborts it when its time is over."""

@@ -6,7 +6,7 @@
 
 mkdir -p "/lib/modules/$(uname -r)"
 mount --bind "$TXTCMU_MODULES" "/lib/modules/$(uname -r)"
-echo 30 >/proc/sys/kernel/hung_task_timeout_secs  # a task that hangs is told of before a test ends, every time
+echo 60 >/proc/sys/kernel/hung_task_timeout_secs  # a task that hangs is told of before a test ends; to start a daemon takes up to 30 s
 echo -1 >/proc/sys/kernel/hung_task_warnings
 dmesg --console-level 8                         # from here on the console shows every message of the kernel
 
