@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList, succeed
 
-__all__ = ["Promise", "all_of", "as_deferred", "within"]
+__all__ = ["Promise", "all_of", "as_deferred", "gathered", "within"]
 
 
 def as_deferred(result: object) -> Deferred[Any]:
@@ -40,18 +40,24 @@ def within(reactor: Any, seconds: float, awaited: Deferred[Any]) -> Deferred[boo
     return answer
 
 
-def all_of(results: list[Deferred[Any]]) -> Deferred[None]:
-    """Return a Deferred that fires when every one of ``results`` has fired, with the first failure if there is one.
+def gathered(results: list[Any]) -> Deferred[list[Any]]:
+    """Return a Deferred of ``results``, each of them a value or what becomes one; or of the first failure.
 
-    Cancelling it cancels them all; even then it waits for the last.
+    It fires when every one has fired.  Cancelling it cancels them all; even then it waits for the last.
     """
 
-    def ended(outcomes: list[tuple[bool, Any]]) -> None:
+    def ended(outcomes: list[tuple[bool, Any]]) -> list[Any]:
         for succeeded, value in outcomes:
             if not succeeded:
                 value.raiseException()
+        return [value for _, value in outcomes]
 
-    return DeferredList(results, consumeErrors=True).addCallback(ended)
+    return DeferredList([as_deferred(each) for each in results], consumeErrors=True).addCallback(ended)
+
+
+def all_of(results: list[Deferred[Any]]) -> Deferred[None]:
+    """As :func:`gathered`, for results whose values nobody wants."""
+    return gathered(results).addCallback(lambda _: None)
 
 
 class Promise:

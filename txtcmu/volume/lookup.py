@@ -8,6 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from txtcmu.errors import MediumError
+from txtcmu.results import all_of, as_deferred
 from txtcmu.volume.batch import Batch
 from txtcmu.volume.cache import BlockCache
 from txtcmu.volume.headkeeper import HeadKeeper
@@ -16,7 +17,6 @@ from txtcmu.volume.log import Log
 from txtcmu.volume.reader import Moved, Reader
 from txtcmu.volume.slots import BLOCK, HOLE, seq_of, slot_of
 from txtcmu.volume.state import State
-from txtcmu.volume.waiting import gathered
 
 __all__ = ["Lookup"]
 
@@ -42,7 +42,7 @@ class Lookup:
     async def load(self, blocks: list[int]) -> None:
         """See to it that the map knows where adjacent blocks are."""
         while missing := self._state.blocks.missing(blocks[0], len(blocks)):
-            await gathered([self._loader.load(leaf) for leaf in missing])
+            await all_of([self._loader.load(leaf) for leaf in missing])
 
     def find(self, blocks: list[int], batch: Batch) -> list[Any]:
         """Return the bytes of adjacent blocks, or Deferreds of them."""
@@ -129,7 +129,7 @@ class Lookup:
         if data is None:
             [data] = self._reader.fetch([(block, where)])
         try:
-            return await data if isinstance(data, Deferred) else data
+            return await as_deferred(data)
         except Moved:  # it cannot have, before this batch is durable
             return await self._gone(block, where)
 
@@ -142,8 +142,8 @@ class Lookup:
         await self.load([block])
         if self._state.blocks.location(block) == where:
             await self._gone(block, where)
-        [found] = await gathered(self._find_stored([block]))
-        return found
+        [found] = self._find_stored([block])
+        return await as_deferred(found)
 
     async def _gone(self, block: int, where: int) -> NoReturn:
         """Say why an object is not there: another has taken the volume over, and deleted it; or it is lost."""

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 
 from txtcmu.errors import ConfigError, FencedError, ObjectStoreError
 from txtcmu.iovec import scatter
-from txtcmu.results import Promise
+from txtcmu.results import Promise, gathered
 from txtcmu.volume.batch import ClosedBatch
 from txtcmu.volume.cache import BlockCache
 from txtcmu.volume.checkpoint import Checkpointer
@@ -30,7 +30,6 @@ from txtcmu.volume.replay import Replay
 from txtcmu.volume.slots import BLOCK, SLOT
 from txtcmu.volume.sweep import sweep
 from txtcmu.volume.tuning import Tuning
-from txtcmu.volume.waiting import gathered
 from txtcmu.volume.writer import Writer
 
 __all__ = ["Volume"]
@@ -97,14 +96,12 @@ class Volume:
             found = self._lookup.find(blocks, self._writer.batch)
             if not any(isinstance(each, Deferred) for each in found):
                 return _fill(found, start, length, buffers)
-            # What comes from the open batch is copied now: it may be overwritten meanwhile.
-            reading = gathered([each if isinstance(each, Deferred) else bytes(each) for each in found])
+            reading = _kept(found)
         return reading.addCallback(_fill, start, length, buffers)
 
     async def _load_and_read(self, blocks: list[int]) -> list[Any]:
         await self._lookup.load(blocks)
-        found = self._lookup.find(blocks, self._writer.batch)
-        return await gathered([each if isinstance(each, Deferred) else bytes(each) for each in found])
+        return await _kept(self._lookup.find(blocks, self._writer.batch))
 
     def _written(self, batch: ClosedBatch, data: bytes) -> None:
         """A batch has become durable."""
@@ -224,6 +221,11 @@ class Volume:
             self._timer.cancel()
         self._timer = None
         self._log.stop()
+
+
+def _kept(found: list[Any]) -> Deferred[list[Any]]:
+    """Return a Deferred of all blocks; what comes from the open batch is copied now, before it is overwritten."""
+    return gathered([each if isinstance(each, Deferred) else bytes(each) for each in found])
 
 
 def _fill(found: list[Any], start: int, length: int, buffers: list[memoryview]) -> int:

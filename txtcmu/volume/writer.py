@@ -9,7 +9,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 
-from txtcmu.results import Promise
+from txtcmu.results import Promise, all_of
 from txtcmu.volume.batch import Batch
 from txtcmu.volume.headkeeper import HeadKeeper
 from txtcmu.volume.log import Log
@@ -17,7 +17,6 @@ from txtcmu.volume.lookup import Lookup
 from txtcmu.volume.slots import BLOCK
 from txtcmu.volume.state import State
 from txtcmu.volume.tuning import Tuning
-from txtcmu.volume.waiting import gathered
 
 __all__ = ["Writer"]
 
@@ -80,7 +79,7 @@ class Writer:
             part = data[: most - offset % BLOCK]
             waiting += self._write_part(offset, part)
             offset, data = offset + len(part), data[len(part) :]
-        return gathered(waiting).addCallback(_nothing) if waiting else None
+        return all_of(waiting) if waiting else None
 
     def _write_part(self, offset: int, data: memoryview) -> list[Deferred[None]]:
         """Put ``data`` into one batch."""
@@ -142,7 +141,7 @@ class Writer:
         if first < last:
             self._begin()
             self.batch.discard(first, last - first)
-        return gathered(waiting).addCallback(_nothing) if waiting else None
+        return all_of(waiting) if waiting else None
 
     def _begin(self) -> None:
         """Note that something comes into the batch."""
@@ -219,7 +218,3 @@ class Writer:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-def _nothing(_: Any) -> None:
-    return None
