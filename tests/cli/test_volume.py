@@ -136,7 +136,7 @@ class ListTests(VolumeTestCase):
     def test_damaged(self) -> None:
         """A volume whose head is damaged is listed as such."""
         self.write("a/", {1: b"x"})
-        self.flip("a/head", 200)
+        self.damage_head("a/head")
         self.assertRegex(self.done("ls", "mem/a"), "mem/a +- +object a/head is damaged: ")
         [row] = json.loads(self.done("ls", "mem/a", "--json"))
         self.assertEqual((row["size"], row["uuid"]), (None, None))
@@ -367,7 +367,7 @@ class RemoveTests(VolumeTestCase):
     def test_damaged_head(self) -> None:
         """Of a damaged head nobody can tell whose it is: --take-over removes it all the same."""
         self.write("a/", {1: b"x"})
-        self.flip("a/head", 200)
+        self.damage_head("a/head")
         self.assertRegex(self.refused("rm", "mem/a", "--yes"), "a/head is damaged: .*--take-over")
         self.done("rm", "mem/a", "--yes", "--take-over")
         self.assertEqual(self.store.objects, {})

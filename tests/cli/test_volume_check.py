@@ -202,7 +202,7 @@ class DamageTests(CheckTestCase):
 
     def test_head(self) -> None:
         """Without a head nothing can be told of a volume."""
-        self.flip("a/head", 300)
+        self.damage_head("a/head")
         self.assertIn("object a/head is damaged: it has a wrong checksum", self.refused("fsck", "mem/a"))
         self.truncate("a/head", 100)
         self.assertIn("object a/head is damaged: it is no JSON", self.refused("fsck", "mem/a"))
@@ -434,7 +434,7 @@ class DumpTests(CheckTestCase):
         self.checkpointed()
         self.flip(self.log(3), 20)
         self.flip(self.part(0), 30)
-        self.flip("a/head", 300)
+        self.damage_head("a/head")
         self.replace(self.log(2)[:-16] + "note", b"")
         text = self.done("dump", "mem/a")
         for line in (

@@ -174,6 +174,10 @@ class VolumeTestCase(CommandTestCase):
         data[at] ^= 0x10
         self.replace(key, bytes(data))
 
+    def damage_head(self, key: str) -> None:
+        """Flip a bit of a head where it stays a JSON text, whatever the names of this host and process are."""
+        self.flip(key, self.store.objects[key].data.index(b'"uuid": "') + 10)
+
     def truncate(self, key: str, size: int) -> None:
         """Cut an object short."""
         self.replace(key, self.store.objects[key].data[:size])

@@ -104,7 +104,14 @@ class ConfigFS:
 
     def links(self, path: Path) -> list[tuple[Path, Path]]:
         """Return the links in a directory and what each one leads to; none when the directory is gone."""
-        return [(entry, entry.resolve()) for entry in self.entries(path) if entry.is_symlink()]
+        found = []
+        for entry in self.entries(path):
+            try:
+                if entry.is_symlink():
+                    found.append((entry, entry.resolve(strict=True)))
+            except FileNotFoundError:
+                pass  # somebody has just taken it away
+        return found
 
     def entries(self, path: Path) -> list[Path]:
         """Return what is in a directory, sorted; nothing when it is gone."""
