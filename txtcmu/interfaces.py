@@ -313,9 +313,13 @@ class IObjectStore(Interface):
     is known about what became of the request.
     """
 
-    def get(key: str, start: int = 0, length: int | None = None) -> Deferred[Any]:
+    def get(key: str, start: int = 0, length: int | None = None, *, checked: bool = True) -> Deferred[Any]:
         """Read an object, or ``length`` bytes of it from ``start`` on (fewer when it ends before).
 
+        :param checked: let the store see to it that the bytes are those that were stored, for which it may have to
+            read more.  ``False`` is for whoever verifies them by checksums inside them, as volumes do: just the range
+            is read, a bit that flipped is the caller's to find, and spoils nothing but what it flipped in.  How many
+            bytes come, and of which range, is certain in either case.
         :return: Deferred of a :class:`txtcmu.objectstore.objects.StoredObject`, or of ``None`` when there is none.
         """
 
@@ -329,6 +333,7 @@ class IObjectStore(Interface):
         metadata: Mapping[str, str] | None = None,
         if_match: str | None = None,
         absent: bool = False,
+        checked: bool = True,
     ) -> Deferred[Any]:
         """Create or replace an object as a whole.
 
@@ -336,6 +341,8 @@ class IObjectStore(Interface):
         :param metadata: names (lower case) and values of user metadata (ASCII).
         :param if_match: replace only the object with this etag.
         :param absent: create only.
+        :param checked: store what :meth:`get` needs to check parts of it; ``False`` for what nobody reads so.  The
+            bytes are protected on their way to the store in either case.
         :return: Deferred of a :class:`txtcmu.objectstore.objects.Receipt`.
         :raise txtcmu.errors.PreconditionFailed: the condition did not hold and nothing happened; but it is a
             :class:`txtcmu.objectstore.objects.MaybeMine` when an earlier attempt of this very call may be the reason.

@@ -169,3 +169,65 @@ class DamageTests(SynchronousTestCase):
         finish(self.clock, self.store.put("key", BODY, metadata={"name": "value"}))
         self.assertEqual(self.get()[1].metadata, {"name": "value"})
         self.assertEqual(finish(self.clock, self.store.head("key")).metadata, {"name": "value"})
+
+
+class UncheckedTests(SynchronousTestCase):
+    """Reads by somebody who has checksums of his own inside the object."""
+
+    def setUp(self) -> None:
+        """Store one object whose parts cannot be checked."""
+        self.clock = Clock()
+        self.fake = FakeS3(self.clock)
+        self.store = self.fake.connect()
+        finish(self.clock, self.store.put("key", BODY, checked=False))
+
+    def get(self, start: int, length: int | None = None) -> Any:
+        """Read a part."""
+        return finish(self.clock, self.store.get("key", start, length, checked=False))
+
+    def test_just_the_range(self) -> None:
+        """Just the range is asked for, by one request, and the object has no metadata of the store's."""
+        sent = []
+        answer = self.fake.answer
+
+        def watched(request: Any) -> Any:
+            sent.append(request.headers.get("range"))
+            return answer(request)
+
+        self.patch(self.fake, "answer", watched)
+        for start, length in ((0, None), (5000, 512), (5000, None), (len(BODY) - 1, 4096)):
+            found = self.get(start, length)
+            self.assertEqual(
+                (found.data, found.size), (BODY[start : None if length is None else start + length], 1 << 14)
+            )
+        self.assertEqual(sent, [None, "bytes=5000-5511", "bytes=5000-", "bytes=16383-20478"])
+        self.assertEqual(self.fake.objects.objects["key"].metadata, {})
+
+    def test_rot_spoils_only_itself(self) -> None:
+        """What is damaged in the store is returned as it is, and so is what lies beside it."""
+        finish(self.clock, self.store.put("key", BODY))
+        objects = self.fake.objects.objects
+        objects["key"] = evolve(objects["key"], data=flipped(BODY, 8 * 5000))
+        self.assertEqual(self.get(4900, 200).data, flipped(BODY, 8 * 5000)[4900:5100])
+        with self.assertRaises(ObjectDamaged):
+            finish(self.clock, self.store.get("key", 4200, 16))
+
+    def test_length_is_certain(self) -> None:
+        """A part that is cut short, or another than the one that was asked for, is asked for again."""
+        answer = self.fake.answer
+        for change in (
+            lambda reply: evolve(reply, body=reply.body[:-1]),
+            lambda reply: evolve(reply, headers={**reply.headers, "Content-Range": "bytes 5001-5512/16384"}),
+            lambda reply: evolve(reply, headers={**reply.headers, "Content-Range": "bytes 5000-5511/*"}),
+        ):
+            lies = iter([change])
+
+            def lying(sent: Any, lies: Any = lies) -> Any:
+                return next(lies, lambda reply: reply)(answer(sent))
+
+            self.patch(self.fake, "answer", lying)
+            before = self.fake.count("GET")
+            self.assertEqual(self.get(5000, 512).data, BODY[5000:5512])
+            self.assertEqual(self.fake.count("GET") - before, 2)
+        self.fake.faults.append(Fault(truncate=100))
+        self.assertEqual(self.get(5000, 512).data, BODY[5000:5512])

@@ -33,7 +33,9 @@ class StoreClient:
         self._network = network
         self._patience = Patience(host, random.random, total=20.0, longest=5.0)
 
-    def get(self, key: str, start: int = 0, length: int | None = None) -> Deferred[StoredObject | None]:
+    def get(
+        self, key: str, start: int = 0, length: int | None = None, *, checked: bool = True
+    ) -> Deferred[StoredObject | None]:
         """Read an object or a part of it."""
         damaged = 0
 
@@ -65,6 +67,7 @@ class StoreClient:
         metadata: Mapping[str, str] | None = None,
         if_match: str | None = None,
         absent: bool = False,
+        checked: bool = True,
     ) -> Deferred[Receipt]:
         """Create or replace an object."""
         body = bytes(data)

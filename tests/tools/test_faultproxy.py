@@ -106,7 +106,7 @@ class FaultTests(_ProxyCase):
         """Send one request that meets a fault; return the reply, or why there is none."""
         self.proxy.faults.append(fault)
         store: S3ObjectStore = self.store
-        payload_hash = store._hash(body)[1]
+        payload_hash = store._hash(body, True)[1]
         url = store.settings.url(self.prefix + "key")
         signed = await store._signer.sign(method, url, {"If-None-Match": "*"} if method == "PUT" else {}, payload_hash)
         try:

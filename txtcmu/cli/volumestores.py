@@ -47,11 +47,11 @@ class _Answering:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    async def get(self, key: str, start: int = 0, length: int | None = None) -> Any:
+    async def get(self, key: str, start: int = 0, length: int | None = None, *, checked: bool = True) -> Any:
         from txtcmu.objectstore.objects import ObjectDamaged
 
         try:
-            return await self._store.get(key, start, length)
+            return await self._store.get(key, start, length, checked=checked)
         except ObjectDamaged:
             raise
         except ObjectStoreError as error:

@@ -3,10 +3,10 @@
 What protects what, on the way and in the store:
 
 - a PUT's bytes: Content-MD5, which the store compares (and on plain http the signed SHA-256, where it looks);
-- a GET's bytes: a CRC-32 for each *grain* of them, written with the object into ``x-amz-meta-txtcmu-crc32``.  Reads
-  are widened to whole grains.  An object that somebody else wrote has none; then all of it is read and its MD5
-  compared with the ETag, if this store's ETags are MD5s (those of the last PUT was) and the reply does not say
-  that a key of KMS's or the customer's made it something else;
+- a GET's bytes, unless whoever reads them verifies them by his own means: a CRC-32 for each *grain* of them, written
+  with the object into ``x-amz-meta-txtcmu-crc32``.  Reads are widened to whole grains.  An object that somebody else
+  wrote has none; then all of it is read and its MD5 compared with the ETag, if this store's ETags are MD5s (that of
+  the last PUT was) and the reply does not say that a key of KMS's or the customer's made it something else;
 - a request's header lines: the signature covers them;
 - a reply's header lines and a list: only TLS.  A damaged ETag makes the next condition fail, and a damaged length or
   range is noticed; who lists on plain http must bear that an entry is missing.

@@ -108,7 +108,9 @@ class DirectoryObjectStore:
         self._idle: Deferred[None] = Deferred()  # fires when the last of them ends
         self._closed = False
 
-    def get(self, key: str, start: int = 0, length: int | None = None) -> Deferred[StoredObject | None]:
+    def get(
+        self, key: str, start: int = 0, length: int | None = None, *, checked: bool = True
+    ) -> Deferred[StoredObject | None]:
         """Read an object or a part of it."""
         return self._start(self._run(True, self._files.get, key, start, length))
 
@@ -124,6 +126,7 @@ class DirectoryObjectStore:
         metadata: Mapping[str, str] | None = None,
         if_match: str | None = None,
         absent: bool = False,
+        checked: bool = True,
     ) -> Deferred[Receipt]:
         """Create or replace an object; durable when the Deferred fires."""
         return self._start(self._put(key, data, metadata or {}, if_match, absent))

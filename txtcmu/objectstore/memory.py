@@ -31,7 +31,9 @@ class MemoryObjectStore:
     def __init__(self) -> None:
         self.objects: dict[str, StoredObject] = {}
 
-    def get(self, key: str, start: int = 0, length: int | None = None) -> Deferred[StoredObject | None]:
+    def get(
+        self, key: str, start: int = 0, length: int | None = None, *, checked: bool = True
+    ) -> Deferred[StoredObject | None]:
         """Read an object or a part of it."""
         found = self.objects.get(key)
         if found is None:
@@ -51,6 +53,7 @@ class MemoryObjectStore:
         metadata: Mapping[str, str] | None = None,
         if_match: str | None = None,
         absent: bool = False,
+        checked: bool = True,
     ) -> Deferred[Receipt]:
         """Create or replace an object."""
         found = self.objects.get(key)
