@@ -73,7 +73,7 @@ class UsageTests(VolumeTestCase):
             for method in ("get", "list"):
                 for verb in (("ls",), ("stat",), ("fsck",), ("fsck", "--data"), ("dump",), ("rm", "--take-over")):
                     if (method, verb[0]) != ("list", "rm"):
-                        with mock.patch.object(self.store, method, lambda *_, e=error: fail(e)):
+                        with mock.patch.object(self.store, method, lambda *_, e=error, **__: fail(e)):
                             result = self.volume(*verb, "mem/a")
                         self.assertEqual(result.exit_code, 1)
                         self.assertEqual(result.stderr.splitlines()[-1], f"txtcmu: {error}")

@@ -130,8 +130,10 @@ class DamageTests(CheckTestCase):
         """What the store itself calls damaged is reported in its words."""
         key, original = self.log(3), self.store.get
 
-        def get(asked: str, *args: Any) -> Any:
-            return fail(ObjectDamaged(f"{asked}: the disk beneath")) if asked == key else original(asked, *args)
+        def get(asked: str, *args: Any, **options: Any) -> Any:
+            if asked == key:
+                return fail(ObjectDamaged(f"{asked}: the disk beneath"))
+            return original(asked, *args, **options)
 
         with mock.patch.object(self.store, "get", get):
             [problem] = self.found()
@@ -455,6 +457,6 @@ class DumpTests(CheckTestCase):
 
     def test_unreadable(self) -> None:
         """Not even a store that cannot read an object ends it."""
-        with mock.patch.object(self.store, "get", lambda key, *_: fail(ObjectDamaged(f"{key} is gone"))):
+        with mock.patch.object(self.store, "get", lambda key, *_, **__: fail(ObjectDamaged(f"{key} is gone"))):
             text = self.done("dump", "mem/a")
         self.assertEqual(text.count("DAMAGED"), len(self.keys()))

@@ -59,8 +59,8 @@ class FaultTests(SynchronousTestCase):
         """Let objects with ``middle`` in their key be damaged, as the store tells."""
         original = self.store.get
 
-        def get(key: str, *args: Any) -> Any:
-            return fail(ObjectDamaged(f"{key} is damaged")) if middle in key else original(key, *args)
+        def get(key: str, *args: Any, **options: Any) -> Any:
+            return fail(ObjectDamaged(f"{key} is damaged")) if middle in key else original(key, *args, **options)
 
         return mock.patch.object(self.store, "get", get)
 
