@@ -29,11 +29,10 @@ class History:
         self.wrong: Exception | None = None
         self._seconds = seconds
         self._judge = judge
-        self._digest = sha256()
 
     def record(self, event: str, **facts: Any) -> None:
         """Add an event, and have it judged."""
-        self._add(entry := {"t": round(self._seconds(), 6), "event": event, **facts})
+        self.events.append(entry := {"t": round(self._seconds(), 6), "event": event, **facts})
         try:
             self._judge(entry)
         except Exception as error:  # raised here it would become the failure of some Deferred
@@ -46,16 +45,12 @@ class History:
 
     def note(self, event: str, **facts: Any) -> None:
         """Add an event that is for people only."""
-        self._add({"t": round(self._seconds(), 6), "event": event, **facts})
-
-    def _add(self, event: Event) -> None:
-        self.events.append(event)
-        self._digest.update(json.dumps(event).encode())
+        self.events.append({"t": round(self._seconds(), 6), "event": event, **facts})
 
     @property
     def digest(self) -> str:
         """Hexadecimal, of everything."""
-        return self._digest.hexdigest()
+        return sha256("".join(map(json.dumps, self.events)).encode()).hexdigest()
 
     def lines(self) -> str:
         """Return the history as JSON lines."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from heapq import heappop, heappush
 from typing import Any
 
@@ -10,11 +11,22 @@ __all__ = ["Host", "Timeline", "Timer"]
 
 
 class Timer:
-    """A call that is due at some time: as much of Twisted's IDelayedCall as is used."""
+    """A call that is due at some time: as much of Twisted's IDelayedCall as is used.
 
-    def __init__(self, time: float, call: Callable[[], Any]) -> None:
+    :param run: does with the call what is to be done when it is due: makes it, now or later or never.
+    """
+
+    __slots__ = ("_call", "_run", "_time")
+
+    def __init__(
+        self,
+        time: float,
+        call: Callable[[], Any],
+        run: Callable[[Callable[[], Any]], Any] | None = None,
+    ) -> None:
         self._time = time
         self._call: Callable[[], Any] | None = call
+        self._run = run
 
     def active(self) -> bool:
         """Tell whether it is still to come."""
@@ -30,7 +42,13 @@ class Timer:
         return self._time
 
     def fire(self) -> None:
-        """Make the call, unless it was cancelled."""
+        """Let its time have come."""
+        if self._run is None:
+            self._make()
+        else:
+            self._run(self._make)
+
+    def _make(self) -> None:
         call, self._call = self._call, None
         if call is not None:
             call()
@@ -44,17 +62,20 @@ class Timeline:
         self._due: list[tuple[float, int, Timer]] = []
         self._count = 0
 
-    def call(self, delay: float, call: Callable[[], Any]) -> Timer:
-        """Have ``call`` made in ``delay`` seconds."""
-        timer = Timer(self.now + delay, call)
+    def call(
+        self, delay: float, call: Callable[[], Any], run: Callable[[Callable[[], Any]], Any] | None = None
+    ) -> Timer:
+        """Have ``call`` made in ``delay`` seconds: by ``run``, if there is one."""
+        timer = Timer(time := self.now + delay, call, run)
         self._count += 1
-        heappush(self._due, (timer.getTime(), self._count, timer))
+        heappush(self._due, (time, self._count, timer))
         return timer
 
     def step(self) -> bool:
         """Go on to what is due next.  :return: whether there was anything."""
-        while self._due:
-            time, _, timer = heappop(self._due)
+        due = self._due
+        while due:
+            time, _, timer = heappop(due)
             if timer.active():
                 self.now = time
                 timer.fire()
@@ -80,9 +101,7 @@ class Host:
 
     def callLater(self, delay: float, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Timer:  # noqa: N802
         """See Twisted's IReactorTime."""
-        timer = Timer(self._timeline.now + delay, lambda: call(*args, **kwargs))
-        self._timeline.call(delay, lambda: self.run(timer.fire))
-        return timer
+        return self._timeline.call(delay, partial(call, *args, **kwargs) if args or kwargs else call, self.run)
 
     def run(self, call: Callable[[], Any]) -> None:
         """Have something happen in this process: now, when it goes on, or never."""
