@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator
-from enum import IntEnum
 from typing import Any, Final
 
 import numpy as np
@@ -29,7 +28,7 @@ _MAP_NORESERVE: Final = 0x4000  # Linux; the mmap module has no name for it befo
 _NOTHING: Final[Locations] = np.zeros(0, np.uint64)
 
 
-class _Leaf(IntEnum):
+class _Leaf:  # no IntEnum: comparing one with what comes out of numpy takes microseconds, and every read does so
     EMPTY = 0  # holes, and no memory
     LOADED = 1
     UNLOADED = 2  # in the checkpoint, and no memory
