@@ -4,7 +4,7 @@ The authority is that of every delete (docs/volume-format.md, "Deleting"): what 
 this writer was the last to replace.  That is an object which the head's checkpoint does not know
 
 - in an epoch before this writer's: its log has ended, and its writer can replace no head any more; or
-- in this writer's own, below the checkpoint.
+- in this writer's own, below the checkpoint; or the object of the log at it, which a late repetition has brought back.
 
 Seals are kept: they are what a writer that was deposed runs into, however late.
 """
@@ -53,7 +53,9 @@ def _needless(page: Iterable[StoredObject], state: State, head: Head) -> list[St
     return [
         each
         for each in page
-        if _place(each.key, names) < end and each.key not in needed and not _is_listed(each.key, state)
+        if (_place(each.key, names) < end or each.key == names.log(*end))
+        and each.key not in needed
+        and not _is_listed(each.key, state)
     ]
 
 
