@@ -50,9 +50,10 @@ def _one(seed: int, history: str | None) -> tuple[Counter[str], list[str]]:
     return outcome.counts, [report for report in [_report(outcome)] if report]
 
 
-def _batches(seeds: int) -> Iterator[list[int]]:
-    for first in range(0, seeds, _BATCH):
-        yield list(range(first, min(seeds, first + _BATCH)))
+def _batches(first: int, seeds: int) -> Iterator[list[int]]:
+    end = first + seeds
+    for start in range(first, end, _BATCH):
+        yield list(range(start, min(end, start + _BATCH)))
 
 
 def main() -> int:
@@ -69,7 +70,7 @@ def main() -> int:
         if one:
             runs = {pool.submit(_one, int(one), environment("HISTORY"))}
         else:
-            runs = {pool.submit(_run, batch) for batch in _batches(seeds)}
+            runs = {pool.submit(_run, batch) for batch in _batches(int(environment("FIRST") or 0), seeds)}
         for done in as_completed(runs):
             counted, reports = done.result()
             counts += counted

@@ -43,8 +43,8 @@ class StoreClient:
             nonlocal damaged
             try:
                 found: StoredObject | None
-                found, _start = await self._exchange(
-                    "get", key, lambda: (result_of(self._network.store.get(key, start, length)), start)
+                found, _start, _checked = await self._exchange(
+                    "get", key, lambda: (result_of(self._network.store.get(key, start, length)), start, checked)
                 )
             except Damaged as error:
                 damaged += 1

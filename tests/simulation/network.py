@@ -45,7 +45,8 @@ class Weather:
     :ivar refused: answered with 500, 503, 409 or 400, and :ivar forbidden: with 403.
     :ivar damaged: a body that comes with a bit flipped, or cut short.
     :ivar stale: the head as it was before, and :ivar forgotten: each recent object missing from a list.
-    :ivar verified: clients compare checksums, as that of S3 does, and see damage for themselves.
+    :ivar verified: clients count the bytes that come, and compare checksums unless they are told not to, as that of S3
+        does, and see damage for themselves.
     """
 
     slow: float = 0.0
@@ -227,23 +228,24 @@ class Network:
             return [each for each in result if self._created[each.key] < recent or random.random() >= weather.forgotten]
         if kind != "get" or result[0] is None:
             return result
-        found, start = result
+        found, start, checked = result
         if key == self._head and self._heads and random.random() < weather.stale:
             found = random.choice(self._heads)
         self._intact[key] += 1
         if found.data and random.random() < weather.damaged and self._intact[key] >= _DAMAGE_EVERY:
             self._intact[key] = 0
-            if weather.verified:
+            short, cut = random.random() < 0.5, random.randrange(len(found.data))
+            if weather.verified and (checked or short):
                 return Damaged(key)
-            cut = random.randrange(len(found.data))
-            if random.random() < 0.5:
-                return evolve(found, data=found.data[:cut]), start
+            if short:
+                return evolve(found, data=found.data[:cut]), start, checked
             flipped = bytearray(found.data)
             flipped[cut] ^= 1 << random.randrange(8)
-            return evolve(found, data=bytes(flipped)), start
-        if weather.verified and any(0 <= at - start < len(found.data) for at in self._destroyed.get(key, ())):
+            return evolve(found, data=bytes(flipped)), start, checked
+        destroyed = self._destroyed.get(key, ())
+        if weather.verified and checked and any(0 <= at - start < len(found.data) for at in destroyed):
             return Damaged(key)
-        return found, start
+        return found, start, checked
 
     def _answer(self, request: Request, result: Any) -> None:
         if result is None or request.given_up or request.sender.dead:

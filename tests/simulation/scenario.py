@@ -342,6 +342,7 @@ class Scenario:
         await volume.sweep()
         while user.outstanding:
             await self.sleep(1.0)
+        await self.sleep(_CALMING)  # a volume may have more to do by itself, but not for ever
         self._compare()
         before = self.network.counts.total()
         await self.sleep(3600.0)

@@ -195,16 +195,22 @@ class User:
         return working
 
     def _tick(self) -> None:
-        workload = self._world.workload
+        self._ticking = False
         for _ in range(self._random.choice((1, 1, 2, 6))):
-            if self._budget and self.outstanding < workload.depth:
+            if self._budget and self.outstanding < self._world.workload.depth:
                 self._budget -= 1
                 self._command()
         if self._budget:
-            self.host.callLater(self._random.expovariate(1 / workload.think), self._tick)
+            self._think()
         else:
-            self._ticking = False
             self._end_work()
+
+    def _think(self) -> None:
+        """Have the next commands sent in a while; if there are as many as may be, one of them has to end first."""
+        workload = self._world.workload
+        if self._budget and not self._ticking and self.outstanding < workload.depth:
+            self._ticking = True
+            self.host.callLater(self._random.expovariate(1 / workload.think), self._tick)
 
     def _command(self) -> None:
         random, workload = self._random, self._world.workload
@@ -312,6 +318,7 @@ class User:
         def over(_: None) -> None:
             self.outstanding -= 1
             ended()
+            self._think()
 
         try:
             waiting = as_deferred(send())
