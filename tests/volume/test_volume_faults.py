@@ -7,54 +7,15 @@ from typing import Any
 from unittest import mock
 
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.task import Clock
-from twisted.trial.unittest import SynchronousTestCase
 
+from tests.volume.support import BLOCK, VolumeCase
 from txtcmu.errors import FencedError, MediumError
-from txtcmu.objectstore.memory import MemoryObjectStore
 from txtcmu.objectstore.objects import ObjectDamaged
 from txtcmu.results import as_deferred
-from txtcmu.volume.create import create_volume
-from txtcmu.volume.head import Geometry, Writer
 from txtcmu.volume.takeover import take_over
-from txtcmu.volume.tuning import Tuning
-from txtcmu.volume.volume import Volume
-
-BLOCK = 4096
-SIZE = 1 << 20
 
 
-class FaultTests(SynchronousTestCase):
-    def setUp(self) -> None:
-        """Have an empty volume."""
-        self.store = MemoryObjectStore()
-        self.clock = Clock()
-        making = create_volume(self.store, "", SIZE, self.writer("maker"), os.urandom, Geometry(16, 64))
-        self.done(making)
-
-    def done(self, coroutine: Any) -> Any:
-        """Return a result that is there at once."""
-        return self.successResultOf(as_deferred(coroutine))
-
-    def writer(self, host: str) -> Writer:
-        """Return a writer."""
-        return Writer(os.urandom(16), host, host, 1, "today")
-
-    def open(self, host: str = "here") -> Volume:
-        """Take the volume over."""
-        taking = take_over(self.store, "", self.writer(host), os.urandom, self.clock, forced=True)
-        keeper, replay = self.done(taking)
-        return Volume(self.store, keeper, replay, self.clock, Tuning(cache_blocks=1))
-
-    def write(self, volume: Volume, block: int) -> Deferred[None]:
-        """Write a block, and flush."""
-        volume.write(block * BLOCK, memoryview(bytes([block]) * BLOCK))
-        return volume.flush()
-
-    def read(self, volume: Volume, block: int, count: int = 1) -> Any:
-        """Read blocks."""
-        return as_deferred(volume.read(block * BLOCK, [memoryview(bytearray(count * BLOCK))]))
-
+class FaultTests(VolumeCase):
     def damaged(self, middle: str) -> Any:
         """Let objects with ``middle`` in their key be damaged, as the store tells."""
         original = self.store.get

@@ -147,7 +147,7 @@ class Checkpointer:
         :return: how many bytes are there: the root of an earlier attempt may name objects that have been deleted since.
         """
         try:
-            await self._store.put(key, data, absent=True)
+            await self._store.put(key, data, absent=True, checked=False)
         except PreconditionFailed:
             found = await self._store.head(key)
             if found is None:

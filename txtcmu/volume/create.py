@@ -35,7 +35,7 @@ async def create_volume(
     # An epoch that nobody ever wrote in: whoever opens the volume seals it like any other.
     head = Head(uuid, size, geometry, 1, random(8).hex(), (Epoch(1, 1),), evolve(writer, closed=True))
     try:
-        await store.put(head_key(prefix), head.encode(), absent=True)
+        await store.put(head_key(prefix), head.encode(), absent=True, checked=False)
     except PreconditionFailed:
         found = await read_head(store, prefix)
         if found is None or found[0].operation != head.operation:

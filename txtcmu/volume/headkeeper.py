@@ -24,7 +24,7 @@ async def read_head(store: Any, prefix: str) -> tuple[Head, str] | None:
     key = head_key(prefix)
 
     async def read() -> tuple[Head, str] | None:
-        found = await store.get(key, 0, MAX_BYTES + 1)
+        found = await store.get(key, 0, MAX_BYTES + 1, checked=False)
         return None if found is None else (Head.decode(found.data), found.etag)
 
     try:
@@ -62,7 +62,9 @@ class HeadKeeper:
             while True:
                 head = self.head.replaced(operation, **change(self.head))
                 try:
-                    receipt = await self._store.put(head_key(self._prefix), head.encode(), if_match=self._etag)
+                    receipt = await self._store.put(
+                        head_key(self._prefix), head.encode(), if_match=self._etag, checked=False
+                    )
                 except (PreconditionFailed, StoreUnavailable):
                     if await self._reread(operation):
                         return self.head

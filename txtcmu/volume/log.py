@@ -37,6 +37,7 @@ class Log:
     :param epoch: the writer's, and ``first``: the sequence number that it begins with; ``nonce``: its own.
     :param written: called with each batch that has become durable, in order, and its bytes.
     :param deposed: called when there is a seal, fails with a FencedError that names the new writer.
+    :param look: called before an object is sent, and before it counts as durable; see :meth:`.ClockWatch.look`.
     :ivar held: the first object that is not sent for now, 0 for none.
     :ivar durable: the last object of the prefix without gaps.
     :ivar fenced: why the log takes nothing any more, or ``None``; :ivar ended: fails with it.
@@ -51,6 +52,7 @@ class Log:
         nonce: bytes,
         written: Callable[[ClosedBatch, bytes], None],
         deposed: Callable[[], Awaitable[None]],
+        look: Callable[[], Deferred[None] | None],
     ) -> None:
         self._store = store
         self._names = names
@@ -58,6 +60,7 @@ class Log:
         self._nonce = nonce
         self._written = written
         self._deposed = deposed
+        self._look = look
         self.next = first
         self.durable = first - 1
         self.fenced: FencedError | None = None
@@ -136,6 +139,7 @@ class Log:
         key = self._names.log(self._epoch, batch.seq)
         data = batch.encode()
         while True:
+            await self._not_asleep()
             try:
                 await self._store.create(key, data)
                 break
@@ -143,7 +147,16 @@ class Log:
                 # It may be there because an earlier attempt has landed.
                 if await self._is_ours(key, batch.header):
                     break
+        await self._not_asleep()
         self._landed[batch.seq] = data
+
+    async def _not_asleep(self) -> None:
+        """Go on, if nothing has happened while this process did not run.  :raise FencedError: it has."""
+        looking = self._look()
+        if looking is not None:
+            await looking
+            if self.fenced is not None:
+                raise self.fenced
 
     async def _is_ours(self, key: str, header: Header) -> bool:
         """Read what is in the place of an object.

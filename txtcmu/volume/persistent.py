@@ -46,11 +46,13 @@ class PersistentStore:
         self._clock = clock
 
     async def get(self, key: str, start: int = 0, length: int | None = None) -> StoredObject | None:
-        """Read a part of an object; ``None`` when there is none.
+        """Read a part of an object, whose bytes are for the caller to verify; ``None`` when there is none.
 
         :raise ObjectDamaged: it cannot be read, however often it is tried.
         """
-        found: StoredObject | None = await self._persist(key, lambda: self._store.get(key, start, length))
+        found: StoredObject | None = await self._persist(
+            key, lambda: self._store.get(key, start, length, checked=False)
+        )
         return found
 
     async def create(self, key: str, data: bytes) -> None:
@@ -58,7 +60,7 @@ class PersistentStore:
 
         :raise PreconditionFailed: there is one, which may be this: an attempt whose reply was lost may have landed.
         """
-        await self._persist(key, lambda: self._store.put(key, data, absent=True))
+        await self._persist(key, lambda: self._store.put(key, data, absent=True, checked=False))
 
     async def _persist(self, key: str, request: Callable[[], Deferred[Any]]) -> Any:
         while True:

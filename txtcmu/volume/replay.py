@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import numpy as np
 from twisted.internet.defer import Deferred
 
 from txtcmu.errors import ConfigError
-from txtcmu.objectstore.objects import ObjectDamaged
+from txtcmu.objectstore.objects import ObjectDamaged, StoredObject
 from txtcmu.volume.blockmap import BlockMap
 from txtcmu.volume.errors import Damaged
 from txtcmu.volume.head import Head
@@ -38,7 +39,8 @@ class Replay:
 
     :param clock: the reactor.
     :ivar state: what was replayed.
-    :ivar next: the sequence number that was not.
+    :ivar next: the sequence number that was not, and :ivar replayed: how many objects were since
+        the checkpoint.
     """
 
     def __init__(self, store: Any, names: Names, head: Head, clock: Any) -> None:
@@ -55,6 +57,7 @@ class Replay:
             list(head.epochs),
         )
         self.next = head.epochs[0].first
+        self.replayed = 0
 
     async def load_checkpoint(self) -> None:
         """Begin with the checkpoint that the head names, if there is one.
@@ -135,7 +138,7 @@ class Replay:
         :raise Gone: it is not there.  :raise txtcmu.errors.ConfigError: it is damaged.
         """
         try:
-            return await read_again(lambda: read_header(self._persistent, self._names, epoch, seq, size))
+            return await read_again(lambda: read_header(self._persistent.get, self._names, epoch, seq, size))
         except (Damaged, ObjectDamaged) as damaged:
             raise ConfigError(
                 f"object {self._names.log(epoch, seq)} is damaged: {damaged}; `txtcmu volume fsck --drop-from {seq}`"
@@ -159,25 +162,33 @@ class Replay:
             slots = np.repeat(stored["slot"], counts).astype(np.uint64) + within.astype(np.uint64)
             inventory.displaced(blocks_map.commit(blocks, np.uint64(location(header.seq, 0)) + slots))
         self.next += 1
+        self.replayed += 1
 
 
-async def read_header(store: Any, names: Names, epoch: int, seq: int, size: int | None = None) -> Header:
+async def read_header(
+    get: Callable[[str, int, int], Awaitable[StoredObject | None]],
+    names: Names,
+    epoch: int,
+    seq: int,
+    size: int | None = None,
+) -> Header:
     """Read the header of an object of the log.
 
+    :param get: reads so many bytes of an object from a place on.
     :param size: of the object, as the store has listed it.
     :raise Gone: it is not there.  :raise Damaged: it is not what was written, and :raise ObjectDamaged: the store says
         so.
     """
     key = names.log(epoch, seq)
     try:
-        found = await store.get(key, 0, _FIRST_READ)
+        found = await get(key, 0, _FIRST_READ)
     except ObjectDamaged:
-        found = await store.get(key, 0, BLOCK)  # it may be the blocks behind the header that are damaged
+        found = await get(key, 0, BLOCK)  # it may be the blocks behind the header that are damaged
     if found is None:
         raise Gone(key)
     needed = header_bytes_needed(found.data)
     if needed > len(found.data):
-        found = await store.get(key, 0, needed)
+        found = await get(key, 0, needed)
         if found is None:
             raise Gone(key)
     if size is not None and found.size != size:

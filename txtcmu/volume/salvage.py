@@ -53,7 +53,7 @@ async def drop_from(
     """Give up object ``seq`` of the log and all that were written after it; the volume is closed then.
 
     The checkpoint that is made lies behind all objects that there are, so that no opening looks at those given up.
-    They remain in the store, where nothing refers to them.
+    They remain in the store, where nothing refers to them, until the volume is swept.
 
     :param writer: whoever does this; with a nonce of its own.
     :param forced: even if the volume is in use.
@@ -79,7 +79,8 @@ async def drop_from(
         raise ConfigError(f"the volume at {prefix or '/'} has changed meanwhile: stop whoever uses it, and try again")
     replay.next = end + 1
     replay.state.epochs.append(keeper.head.epoch)
-    # What is made now is the checkpoint at the seal, of the state before object seq.
+    # What is given up is still looked at by openings, until the checkpoint at the seal, of the state before object seq.
+    replay.replayed += end + 1 - seq
     await Volume(store, keeper, replay, clock, Tuning()).close()
     return loss
 
@@ -192,8 +193,9 @@ async def _seal(store: Any, names: Names, epoch: int, nonce: bytes, first: int) 
         end, sealed, _ = await _end(store, names, epoch, first)
         if sealed:
             return end
+        ours = encode_header(seal(names.uuid, epoch, end, nonce))
         try:
-            await store.put(names.log(epoch, end), encode_header(seal(names.uuid, epoch, end, nonce)), absent=True)
+            await store.put(names.log(epoch, end), ours, absent=True, checked=False)
             return end
         except PreconditionFailed:
             # An object that landed just now, our own seal, or another's.
@@ -219,7 +221,7 @@ async def _end(store: Any, names: Names, epoch: int, first: int) -> tuple[int, b
 
 async def _is_seal(store: Any, names: Names, epoch: int, seq: int) -> bool:
     try:
-        found = await store.get(names.log(epoch, seq), 0, SLOT)
+        found = await store.get(names.log(epoch, seq), 0, SLOT, checked=False)
         return found is not None and decode_header(found.data, names.uuid, epoch, seq, found.size).kind is Kind.SEAL
     except (Damaged, ObjectDamaged):
         return False  # if it was one, whoever wrote to this epoch will not take it for his own

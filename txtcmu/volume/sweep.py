@@ -76,7 +76,7 @@ async def _may_be_seal(store: Any, state: State, listed: StoredObject) -> bool:
     epoch, seq = _place(listed.key, state.names)
     if listed.size != SLOT or listed.key != state.names.log(epoch, seq):
         return False
-    found = await store.get(listed.key)
+    found = await store.get(listed.key, checked=False)
     if found is None:
         return False
     try:

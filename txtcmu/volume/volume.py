@@ -8,17 +8,18 @@ from __future__ import annotations
 from typing import Any, Final
 
 from attrs import evolve
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock, fail
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from txtcmu.errors import ConfigError, FencedError, ObjectStoreError
 from txtcmu.iovec import scatter
-from txtcmu.results import Promise, gathered
+from txtcmu.results import Promise, as_deferred, gathered
 from txtcmu.volume.batch import ClosedBatch
 from txtcmu.volume.cache import BlockCache
 from txtcmu.volume.checkpoint import Checkpointer
+from txtcmu.volume.clockwatch import ClockWatch
 from txtcmu.volume.headkeeper import HeadKeeper
 from txtcmu.volume.loader import Loader
 from txtcmu.volume.log import Log
@@ -59,8 +60,16 @@ class Volume:
         self._cache = BlockCache(tuning.cache_blocks)
         head = keeper.head
         persistent = PersistentStore(store, clock)
+        self._watch = ClockWatch(clock, self._look_at_head)
         self._log = Log(
-            persistent, state.names, head.epoch.number, replay.next, head.writer.nonce, self._written, self._deposed
+            persistent,
+            state.names,
+            head.epoch.number,
+            replay.next,
+            head.writer.nonce,
+            self._written,
+            self._deposed,
+            self._watch.look,
         )
         loader = Loader(persistent, state, keeper.check)
         reader = Reader(persistent, state, self._cache)
@@ -69,8 +78,11 @@ class Volume:
         self._writer = Writer(state, keeper, self._log, self._lookup, clock, tuning)
         self._checkpointer = Checkpointer(store, state, keeper, self._log, loader)
         self._checkpoint: Promise | None = None
+        self._sweeping: Deferred[Any] | None = None
+        self._swept = False
+        self._resizing = DeferredLock()
         self._timer: Any = None
-        self._replayable = replay.next - 1 - (head.checkpoint.seq if head.checkpoint else 0)
+        self._replayable = replay.replayed
         #: Takes what changes the disk; see :class:`~txtcmu.volume.writer.Writer`.
         self.write = self._writer.write
         self.discard = self._writer.discard
@@ -84,6 +96,8 @@ class Volume:
 
     def read(self, offset: int, buffers: list[memoryview]) -> Deferred[int] | int:
         """Fill ``buffers`` from ``offset`` on; both in whole sectors.  :return: how many bytes that are."""
+        if self._log.fenced is not None:
+            return fail(self._log.fenced)
         length = sum(map(len, buffers))
         first, start = divmod(offset, BLOCK)
         blocks = list(range(first, (offset + length - 1) // BLOCK + 1))
@@ -124,6 +138,15 @@ class Volume:
             await self._keeper.check()
             await deferLater(self._clock, _LOOK_DELAY)
 
+    async def _look_at_head(self) -> None:
+        """The clock has jumped: see whether the volume is still this writer's."""
+        try:
+            await self._keeper.check()
+        except FencedError as fenced:
+            self._log.fence(fenced)
+        except (ObjectStoreError, ConfigError):
+            pass  # the next object of the log will show it
+
     # Checkpoints
 
     def _look_for_checkpoint(self) -> None:
@@ -162,7 +185,23 @@ class Volume:
         self._checkpoint = None
         if not isinstance(result, Failure):
             self._replayable -= replayable
+            self._sweep_once()
         return result
+
+    def _sweep_once(self) -> None:
+        """After the first checkpoint of an opening: what is needless by then is left for nobody else to find."""
+        if not self._swept and self._sweeping is None:
+            self._sweeping = as_deferred(self.sweep())
+            self._sweeping.addBoth(self._sweep_ended)
+
+    def _sweep_ended(self, result: Any) -> None:
+        self._sweeping = None
+        if not isinstance(result, Failure):
+            self._swept = True
+        elif isinstance(result.value, ObjectStoreError):
+            _logger.warn("sweep: {error}; after the next checkpoint", error=result.value)
+        elif not isinstance(result.value, CancelledError):
+            _logger.failure("sweep", result)
 
     async def sweep(self) -> int:
         """Delete what writers have left behind that died or were too late.
@@ -177,13 +216,17 @@ class Volume:
     async def resize(self, size: int) -> None:
         """Make the disk larger, or smaller; a smaller one loses first what is cut off, and then the room for it.
 
-        One at a time.
+        Several at once are carried out one after the other.
 
         :param size: bytes.
         :raise txtcmu.errors.ConfigError: it is no whole number of blocks.
         """
         if size <= 0 or size % BLOCK:
             raise ConfigError(f"a volume is a multiple of {BLOCK} bytes long, not {size}")
+        async with self._resizing:
+            await self._resize(size)
+
+    async def _resize(self, size: int) -> None:
         if size < self.size:
             discarded = self.discard(size, self.size - size)
             if discarded is not None:
@@ -208,6 +251,7 @@ class Volume:
 
         :raise FencedError: another has it.
         """
+        self._swept = True  # or will be, by whoever opens it next
         await self.flush()
         while self._replayable:
             await self.checkpoint()
@@ -217,6 +261,9 @@ class Volume:
     def abandon(self) -> None:
         """Stop at once, without a word to the store: what is not durable is lost."""
         self._writer.stop()
+        self._watch.stop()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
