@@ -20,8 +20,11 @@ _CAUGHT, _MISSED = 0, 3
 
 
 def patches(directory: str) -> list[Path]:
-    """Return the patches of a directory, in order."""
-    return sorted(Path(directory).glob("*.patch"))
+    """Return the patches of a directory, in order; ``none`` has none."""
+    found = sorted(Path(directory).glob("*.patch"))
+    if not found and directory != "none":
+        sys.exit(f"{directory}: there is no patch in this directory; MUTANTS=none runs seeds alone")
+    return found
 
 
 def hunt(patch: Path, seeds: int) -> str:

@@ -91,6 +91,7 @@ class Network:
     :param note: called with each request that was applied, and what came of it.
     :ivar store: the store itself; :ivar counts: what happened how often.
     :ivar deposed: hosts of which every request is late.
+    :ivar misled: hosts that were shown an older head, or a list that lacks something.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class Network:
         self.store = MemoryObjectStore()
         self.counts: Counter[str] = Counter()
         self.deposed: set[Host] = set()
+        self.misled: set[Host] = set()
         self._timeline = timeline
         self._random = random
         self._weather = weather
@@ -208,7 +210,7 @@ class Network:
         self._note(request, f"{'late ' if late else ''}{_describe(result)}")
         if kind == "put" and key == self._head and not isinstance(result, PreconditionFailed):
             self._replaced(request.sender)
-        self._answer(request, self._spoil(kind, key, result))
+        self._answer(request, self._spoil(request.sender, kind, key, result))
 
     def _stored(self, key: str, before: StoredObject | None) -> None:
         self._destroyed.pop(key, None)
@@ -217,7 +219,7 @@ class Network:
         elif key == self._head:
             self._heads.append(before)
 
-    def _spoil(self, kind: str, key: str, result: Any) -> Any:
+    def _spoil(self, sender: Host, kind: str, key: str, result: Any) -> Any:
         """Return the answer instead of ``result``."""
         weather, random = self._weather, self._random
         replacement = kind == "put" and key == self._head
@@ -225,12 +227,18 @@ class Network:
             return random.choice((None, Later("an error, although it was applied", doubtful=True)))
         if kind == "list" and weather.forgotten:
             recent = self._timeline.now - _RECENT
-            return [each for each in result if self._created[each.key] < recent or random.random() >= weather.forgotten]
+            known = [
+                each for each in result if self._created[each.key] < recent or random.random() >= weather.forgotten
+            ]
+            if len(known) < len(result):
+                self.misled.add(sender)
+            return known
         if kind != "get" or result[0] is None:
             return result
         found, start, checked = result
         if key == self._head and self._heads and random.random() < weather.stale:
             found = random.choice(self._heads)
+            self.misled.add(sender)
         self._intact[key] += 1
         if found.data and random.random() < weather.damaged and self._intact[key] >= _DAMAGE_EVERY:
             self._intact[key] = 0

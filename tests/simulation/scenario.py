@@ -7,30 +7,22 @@ from itertools import count
 from random import Random
 from typing import Any, Final
 
-import numpy as np
-from attrs import evolve
-from twisted.internet import task
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from tests.simulation.client import StoreClient
 from tests.simulation.history import History
 from tests.simulation.hosts import Host, Timeline
-from tests.simulation.network import Network, result_of
+from tests.simulation.looks import Looks
+from tests.simulation.network import Network
 from tests.simulation.oracle import DEADLINE, Oracle, Violation
 from tests.simulation.plan import BLOCK, GEOMETRY, LARGEST, weather_of, workload_of
-from tests.simulation.reachable import reachable
-from tests.simulation.stamps import LOST, SECTOR, Stamps, read_stamps, runs
+from tests.simulation.stamps import SECTOR
 from tests.simulation.user import PREFIX, Killed, User, World
-from txtcmu.errors import ConfigError, MediumError, ObjectStoreError, TCMUError
-from txtcmu.objectstore.memory import MemoryObjectStore
-from txtcmu.results import as_deferred
+from txtcmu.errors import ConfigError, ObjectStoreError, TCMUError
 from txtcmu.volume.create import create_volume
-from txtcmu.volume.fsck import check_volume
 from txtcmu.volume.head import Writer
-from txtcmu.volume.takeover import take_over
-from txtcmu.volume.tuning import Tuning
-from txtcmu.volume.volume import Volume
 
 __all__ = ["Scenario"]
 
@@ -38,6 +30,8 @@ __all__ = ["Scenario"]
 _COMMANDS: Final = 300
 #: Seconds in which what is late arrives, when nothing goes wrong any more.
 _CALMING: Final = 60.0
+#: Seconds after which nothing is waited for any more: more than requests are late, users asleep, or the store away.
+_PATIENCE: Final = 10_800.0
 #: Events after which a seed is given up: an ordinary one has a tenth of that.
 _EVENTS: Final = 200_000
 #: What may come of an opening, and then it is tried again.
@@ -50,6 +44,7 @@ class Scenario:
     def __init__(self, seed: int) -> None:
         self.random = random = Random(seed)
         self.timeline = Timeline()
+        self.clock = Host(self.timeline)
         self.counts: Counter[str] = Counter()
         oracle = Oracle(LARGEST, GEOMETRY.batch_blocks)
         self.history = History(lambda: self.timeline.now, oracle.see)
@@ -63,9 +58,9 @@ class Scenario:
         )
         self.world = World(self.network, random, self.history, count(1), workload_of(random))
         self.users: list[User] = []
-        self.lookers: list[Volume] = []
         self.writer: User | None = None
         self.destroys = random.random() < 0.15
+        self.looks = Looks(self.network.store, self.history, random, destroyed=self.destroys)
         self.calm = False
 
     # Driving
@@ -83,9 +78,11 @@ class Scenario:
 
     def sleep(self, seconds: float) -> Deferred[None]:
         """Return what fires after a while."""
-        slept: Deferred[None] = Deferred()
-        self.timeline.call(seconds, lambda: slept.callback(None))
-        return slept
+        return deferLater(self.clock, seconds)  # type: ignore[arg-type]
+
+    def _in_time(self, awaited: Deferred[Any]) -> Deferred[Any]:
+        """Have something fail with TimeoutError that does not end in hours."""
+        return awaited.addTimeout(_PATIENCE, self.clock)  # type: ignore[arg-type]
 
     # The parts
 
@@ -93,13 +90,16 @@ class Scenario:
         """All of it."""
         await self._create()
         user = await self._open()
-        for _ in range(self.random.randrange(4, 8)):
-            await user.work(self.random.randrange(20, 90))
-            user = await self._disrupt(user)
-        while sum(each.commands for each in self.users) < _COMMANDS:
-            await user.work(50)
-            if user.fenced or user.gone:
-                user = await self._open()
+        try:
+            for _ in range(self.random.randrange(4, 8)):
+                await self._in_time(user.work(self.random.randrange(20, 90)))
+                user = await self._disrupt(user)
+            while sum(each.commands for each in self.users) < _COMMANDS:
+                await self._in_time(user.work(50))
+                if user.fenced or user.gone:
+                    user = await self._open()
+        except TimeoutError:
+            self.history.note("stuck")  # which operation does not end, and whether it may, the oracle tells
         await self._end(await self._calm(user))
 
     async def _create(self) -> None:
@@ -127,11 +127,22 @@ class Scenario:
             if not self.calm and self.random.random() < 0.15:
                 self._kill_later(user, self.random.random())
             try:
-                await user.open()
+                await self._in_time(user.open())
+            except TimeoutError:
+                raise Violation(
+                    "6 (completion)", f"writer {user.number} has been opening the volume for hours"
+                ) from None
+            except ConfigError as error:
+                self.looks.look("image")
+                if user.host not in self.network.misled:
+                    raise Violation(
+                        "6 (completion)", f"writer {user.number} is refused what can be opened: {error}"
+                    ) from None
             except _REFUSALS:
-                await self.sleep(self.random.random() * 10.0)
+                pass
             else:
                 return user
+            await self.sleep(self.random.random() * 10.0)
         raise Violation("6 (completion)", "the volume cannot be opened")
 
     def _kill_later(self, user: User, seconds: float) -> None:
@@ -149,13 +160,15 @@ class Scenario:
         """Somebody has replaced the head: if he was opening the volume, he is the writer now."""
         user = next((each for each in self.users if each.host is host), None)
         if user is None or user is self.writer or user.volume is not None:
+            if user is not self.writer:
+                self.looks.look("image")  # somebody was deposed, and had no right to do that
             return
         if self.writer is not None and not self.writer.gone:
             self.counts["takeovers"] += 1
         if self.writer is not None:
             self.network.deposed.add(self.writer.host)
         self.writer = user
-        self._look("takeover", life=user.number)
+        self.looks.look("takeover", life=user.number)
 
     # What happens to users
 
@@ -188,7 +201,7 @@ class Scenario:
         if self.random.random() < 0.3:
             await self.sleep(self.random.random() * 20.0)
         if self.random.random() < 0.3:
-            self._look("image")
+            self.looks.look("image")
         return await self._open()
 
     async def _depose(self, user: User) -> User:
@@ -240,8 +253,8 @@ class Scenario:
 
     async def _look_on(self, user: User) -> User:
         """Nothing happens; but what the store holds is looked at, and what it would be with a damaged object."""
-        self._look("image")
-        self._look_at_damage()
+        self.looks.look("image")
+        self.looks.look_at_damage()
         return user
 
     def _sleep_for(self, user: User, seconds: float) -> None:
@@ -253,62 +266,6 @@ class Scenario:
             user.host.resume()
 
         self.timeline.call(seconds, resume)
-
-    # Looking at the store
-
-    def _look(self, event: str, **facts: Any) -> None:
-        """Record what somebody would find who opened the volume now, and nothing arrived any more."""
-        try:
-            copy = MemoryObjectStore()
-            copy.objects = dict(self.network.store.objects)
-            volume = self._open_copy(copy)
-            self.history.record(event, **facts, size=volume.size // SECTOR, image=runs(_read(volume)))
-            if self.random.random() < 0.2:
-                self._check(copy)
-        except TCMUError as error:
-            self.history.fail(Violation("1 (prefix)", f"the volume cannot be opened: {error}"))
-        except Exception as error:  # it would go to whatever event this is part of
-            self.history.fail(error)
-
-    def _look_at_damage(self) -> None:
-        """Damage the header of an object of the log in a copy: either that is noticed, or it is not needed."""
-        keys = [key for key in sorted(self.network.store.objects) if "/d/" in key]
-        if not keys:
-            return
-        copy = MemoryObjectStore()
-        copy.objects = dict(self.network.store.objects)
-        found = copy.objects[self.random.choice(keys)]
-        data = bytearray(found.data)
-        data[self.random.randrange(100)] ^= 1 << self.random.randrange(8)
-        copy.objects[found.key] = evolve(found, data=bytes(data))
-        try:
-            volume = self._open_copy(copy)
-        except ConfigError as error:
-            self.history.note("refused", why=str(error))
-        else:
-            self.history.record("image", size=volume.size // SECTOR, image=runs(_read(volume)))
-
-    def _open_copy(self, copy: MemoryObjectStore) -> Volume:
-        """Open the volume in a store that answers at once."""
-        random = Random(self.random.random())
-        clock = task.Clock()
-        writer = Writer(random.randbytes(16), "looker", "looker", 0, "now")
-        opening = Deferred.fromCoroutine(take_over(copy, PREFIX, writer, random.randbytes, clock, forced=True))
-        keeper, replay = result_of(opening)
-        volume = Volume(copy, keeper, replay, clock, Tuning())
-        self.lookers.append(volume)
-        return volume
-
-    def _check(self, store: Any) -> list[str]:
-        """Check the volume; return what cannot be reached."""
-        report = result_of(
-            Deferred.fromCoroutine(
-                check_volume(store, PREFIX, task.Clock(), data=not self.destroys, progress=_no_progress)
-            )
-        )
-        if report.problems:
-            raise Violation("5 (leftovers)", f"a check finds: {report.problems}")
-        return list(report.orphans)
 
     # The end
 
@@ -343,52 +300,13 @@ class Scenario:
         while user.outstanding:
             await self.sleep(1.0)
         await self.sleep(_CALMING)  # a volume may have more to do by itself, but not for ever
-        self._compare()
+        self.looks.compare()
         before = self.network.counts.total()
         await self.sleep(3600.0)
         if self.network.counts.total() != before:
             raise Violation("5 (leftovers)", "an idle volume makes requests")
-        self._look("image")
+        self.looks.look("image")
         self.history.record("end")
-
-    def _compare(self) -> None:
-        """Compare what is in the store with what can be reached."""
-        objects = {key: found.data for key, found in self.network.store.objects.items()}
-        needed = reachable(objects, f"{PREFIX}head")
-        if objects.keys() != needed:
-            raise Violation(
-                "5 (leftovers)",
-                f"needless: {sorted(objects.keys() - needed)}; missing: {sorted(needed - objects.keys())}",
-            )
-        if orphans := self._check(self.network.store):
-            raise Violation("5 (leftovers)", f"a check finds what cannot be reached: {orphans}")
-
-
-def _read(volume: Volume) -> Stamps:
-    """Read a whole disk, at once; LOST where it cannot be read."""
-    stamps: Stamps = np.zeros(volume.size // SECTOR, np.int64)
-    buffer = bytearray(volume.size)
-    try:
-        result_of(_deferred(volume.read(0, [memoryview(buffer)])))
-        return read_stamps(buffer, 0)
-    except MediumError:
-        pass
-    for sector in range(0, len(stamps), BLOCK):
-        block = bytearray(BLOCK * SECTOR)
-        try:
-            result_of(_deferred(volume.read(sector * SECTOR, [memoryview(block)])))
-            stamps[sector : sector + BLOCK] = read_stamps(block, sector)
-        except MediumError:
-            stamps[sector : sector + BLOCK] = LOST
-    return stamps
-
-
-def _deferred(result: Any) -> Deferred[Any]:
-    return as_deferred(result)
-
-
-def _no_progress(*_: Any) -> None:
-    return None
 
 
 def _expected(failure: Failure) -> None:
