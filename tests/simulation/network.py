@@ -40,6 +40,7 @@ class Weather:
     """How often what goes wrong, as probabilities for each request; the rest goes well, and fast.
 
     :ivar slow: applied after seconds, and :ivar late: after anything up to two hours.
+    :ivar repeated: applied once more, late, without the sender's doing: by whatever lies between.
     :ivar lost: never applied, and :ivar unanswered: applied and not answered, or with an error.
     :ivar doubtful: likewise, of replacements of the head.
     :ivar refused: answered with 500, 503, 409 or 400, and :ivar forbidden: with 403.
@@ -51,6 +52,7 @@ class Weather:
 
     slow: float = 0.0
     late: float = 0.0
+    repeated: float = 0.0
     lost: float = 0.0
     unanswered: float = 0.0
     doubtful: float = 0.0
@@ -177,12 +179,17 @@ class Network:
             self._answer(request, Later("refused", doubtful=random.random() < 0.3, wait=wait))
         elif (fate := fate - weather.forbidden) < 0:
             self._answer(request, ObjectStoreError("forbidden"))
-        elif (fate := fate - weather.late) < 0:
-            self._send(request, 10.0 * 720.0 ** random.random())
-        elif (fate := fate - weather.slow) < 0:
-            self._send(request, random.random() * 12.0)
         else:
-            self._send(request, 0.002 + random.random() * 0.05)
+            if (fate := fate - weather.late) < 0:
+                delay = 10.0 * 720.0 ** random.random()
+            elif (fate := fate - weather.slow) < 0:
+                delay = random.random() * 12.0
+            else:
+                delay = 0.002 + random.random() * 0.05
+            self._send(request, delay)
+            if random.random() < weather.repeated:
+                again = evolve(request, answer=Deferred(), given_up=True)
+                self._send(again, delay + 10.0 * 720.0 ** random.random())
 
     def _send(self, request: Request, delay: float) -> None:
         def arrive() -> None:

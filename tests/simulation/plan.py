@@ -25,6 +25,7 @@ def weather_of(random: Random) -> Weather:
     return Weather(
         slow=0.06 * rough,
         late=0.02 * rough,
+        repeated=0.01 * rough,
         lost=0.01 * rough,
         unanswered=0.02 * rough,
         doubtful=0.3 if confused else 0.03,
