@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.servers import s3backer, seaweedfs
+from tools.servers import s3backer, s3server
 from tools.servers.process import ServerError, free_ports
 from tools.servers.s3backer import S3Backer
 from tools.servers.seaweedfs import SeaweedFS
@@ -27,7 +27,7 @@ def test_a_port_that_was_taken_meanwhile(tmp_path: Path, monkeypatch: pytest.Mon
             taken.listen()
         return chosen[-1]
 
-    monkeypatch.setattr(seaweedfs, "free_ports", ports)
+    monkeypatch.setattr(s3server, "free_ports", ports)
     with socket.socket() as taken, SeaweedFS(tmp_path / "server") as server:
         assert server.port == chosen[1][0]
         assert server.request("PUT", f"/{server.bucket}/key", b"data")[0] == 200
@@ -41,7 +41,7 @@ def test_any_other_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         chosen.append(free_ports(count))
         return [*chosen[-1][:MASTER], 1 << 16, *chosen[-1][MASTER + 1 :]]
 
-    monkeypatch.setattr(seaweedfs, "free_ports", ports)
+    monkeypatch.setattr(s3server, "free_ports", ports)
     with pytest.raises(ServerError, match="exit status"):
         SeaweedFS(tmp_path / "server")
     assert len(chosen) == 1

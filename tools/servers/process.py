@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
@@ -30,7 +32,8 @@ def free_ports(count: int) -> list[int]:
             each.close()
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the thread that started it ends."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -38,18 +41,30 @@ class ServerProcess:
     """One process, its log in a file.
 
     The kernel kills it when the *thread* that started it ends, so start it from one that lives on.
+
+    :param environment: variables beside our own.
+    :param descriptors: of ours, which it inherits under the same numbers.
     """
 
-    def __init__(self, arguments: list[str], log: Path, cwd: Path) -> None:
+    def __init__(
+        self,
+        arguments: list[str],
+        log: Path,
+        cwd: Path,
+        environment: Mapping[str, str] = MappingProxyType({}),
+        descriptors: Sequence[int] = (),
+    ) -> None:
         self.log = log
         with log.open("wb") as output:
             self._process = subprocess.Popen(
                 arguments,
                 cwd=cwd,
+                pass_fds=descriptors,
+                env={**os.environ, **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
                 start_new_session=True,  # ^C is for the parent, which ends it when nobody needs it any more
             )
         self.pid = self._process.pid
