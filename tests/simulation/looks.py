@@ -104,7 +104,10 @@ class Looks:
     def compare(self) -> None:
         """Compare what is in the store with what can be reached."""
         objects = {key: found.data for key, found in self._store.objects.items()}
-        needed = reachable(objects, f"{PREFIX}head")
+        try:
+            needed = reachable(objects, f"{PREFIX}head")
+        except KeyError as error:
+            raise Violation("5 (leftovers)", f"missing: {error}") from None
         if objects.keys() != needed:
             raise Violation(
                 "5 (leftovers)",

@@ -23,7 +23,7 @@ from txtcmu.volume.root import Root
 from txtcmu.volume.slots import BLOCK, SLOT, location
 from txtcmu.volume.state import State
 
-__all__ = ["Gone", "Replay", "read_header"]
+__all__ = ["Gone", "Outgrown", "Replay", "read_header"]
 
 #: Headers that are read at a time, and how much of an object is read at first: enough for most.
 _AT_A_TIME: Final = 64
@@ -32,6 +32,10 @@ _FIRST_READ: Final = 5 * SLOT
 
 class Gone(Exception):  # noqa: N818 - it says what happened
     """An object that had to be there is not: the head has changed meanwhile, or the volume is damaged."""
+
+
+class Outgrown(ConfigError):  # noqa: N818
+    """An object of the log goes beyond the end of the disk, of which the head says how large it is."""
 
 
 class Replay:
@@ -146,11 +150,11 @@ class Replay:
             ) from damaged
 
     def apply(self, header: Header) -> None:
-        """Take the next object into the map.  :raise txtcmu.errors.ConfigError: it is of another disk."""
+        """Take the next object into the map.  :raise Outgrown: it is of a larger disk."""
         assert header.seq == self.next
         entries, blocks_map, inventory = header.entries, self.state.blocks, self.state.inventory
         if len(entries) and int(entries["block"][-1]) + int(entries["count"][-1]) > blocks_map.blocks:
-            raise ConfigError(f"object {header.seq} of the log goes beyond the end of the disk")
+            raise Outgrown(f"object {header.seq} of the log goes beyond the end of the disk")
         inventory.add(header.seq, header.size, header.data_slots)
         stored = entries[entries["slot"] > 0]
         for run in entries[entries["slot"] == 0]:

@@ -17,7 +17,7 @@ from txtcmu.volume.head import Epoch, Head, Writer
 from txtcmu.volume.headkeeper import HeadKeeper, read_head
 from txtcmu.volume.logobject import Kind, encode_header, seal
 from txtcmu.volume.names import Names, head_key
-from txtcmu.volume.replay import Gone, Replay
+from txtcmu.volume.replay import Gone, Outgrown, Replay
 
 __all__ = ["replace_head", "take_over"]
 
@@ -35,7 +35,7 @@ async def take_over(
     :raise txtcmu.errors.ConfigError: there is no volume, it is damaged, or another host's.
     :raise FencedError: somebody else was quicker.
     """
-    gone: str | None = None
+    wrong: tuple[str, ConfigError] | None = None
     while True:
         found = await read_head(store, prefix)
         if found is None:
@@ -43,8 +43,8 @@ async def take_over(
         head, etag = found
         _refuse_foreign(head, writer, forced)
         names = Names(prefix, head.uuid)
-        if gone is not None and head.operation == gone:
-            raise ConfigError(f"the volume at {prefix} lacks an object; run `txtcmu volume fsck`")
+        if wrong is not None and head.operation == wrong[0]:
+            raise wrong[1]
         replay = Replay(store, names, head, clock)
         try:
             await replay.load_checkpoint()
@@ -52,7 +52,11 @@ async def take_over(
             await _replay_and_seal(store, names, head, replay, writer.nonce)
         except Gone:
             # The writer has made a checkpoint and deleted what that makes needless; or something is lost.
-            gone = head.operation
+            wrong = head.operation, ConfigError(f"the volume at {prefix} lacks an object; run `txtcmu volume fsck`")
+            continue
+        except Outgrown as outgrown:
+            # The writer has made the disk larger since the head was read; or something is wrong with the log.
+            wrong = head.operation, outgrown
             continue
         keeper = await replace_head(store, prefix, head, etag, writer, replay.next + 1, random)
         if keeper is not None:
