@@ -11,8 +11,8 @@ import subprocess
 from pathlib import Path
 from types import TracebackType
 
+from tools.servers.bucket import Bucket
 from tools.servers.process import ServerError, ServerProcess
-from tools.servers.seaweedfs import SeaweedFS
 
 __all__ = ["S3Backer"]
 
@@ -23,14 +23,14 @@ _SECONDS = 60.0
 class S3Backer:
     """A disk, mounted; also a context manager.
 
-    Nothing is kept behind a write: it is in the store when the file is synced.
-
     :param options: further ones, as on the command line.
+    :param sync: a write is in the store when it is acknowledged; else it is in a cache, as its authors meant it to be,
+        and is in the store when :meth:`stop` has returned.  (That the file was synced says nothing, in version 1.5.)
     :ivar file: the disk's content.
     :raise ServerError: it does not mount; the message ends with what it said.
     """
 
-    def __init__(self, server: SeaweedFS, directory: Path, prefix: str, *options: str) -> None:
+    def __init__(self, server: Bucket, directory: Path, prefix: str, *options: str, sync: bool = True) -> None:
         program = shutil.which("s3backer")
         if program is None:
             raise ServerError("there is no s3backer; apt-get install s3backer")
@@ -39,8 +39,9 @@ class S3Backer:
         self._mount = directory / "mount"
         self._mount.mkdir(parents=True)
         self.file = self._mount / "file"
-        arguments = [program, *self._arguments(server, directory, prefix), "-f", "--blockCacheSync"]
-        arguments += ["--blockCacheWriteDelay=0", *options, server.bucket, str(self._mount)]
+        arguments = [program, *self._arguments(server, directory, prefix), "-f"]
+        arguments += ["--blockCacheSync", "--blockCacheWriteDelay=0"] if sync else []
+        arguments += [*options, server.bucket, str(self._mount)]
         self._process = ServerProcess(arguments, directory / "s3backer.log", directory)
         self.pid = self._process.pid
         try:
@@ -50,7 +51,7 @@ class S3Backer:
             raise
 
     @classmethod
-    def reset_mounted_flag(cls, server: SeaweedFS, directory: Path, prefix: str) -> None:
+    def reset_mounted_flag(cls, server: Bucket, directory: Path, prefix: str) -> None:
         """Do what its manual says to do when a mount is known to be dead."""
         directory.mkdir(parents=True, exist_ok=True)
         arguments = ["s3backer", "--reset-mounted-flag", *cls._arguments(server, directory, prefix), server.bucket]
@@ -59,7 +60,7 @@ class S3Backer:
             raise ServerError(f"s3backer --reset-mounted-flag: {done.stderr}")
 
     @staticmethod
-    def _arguments(server: SeaweedFS, directory: Path, prefix: str) -> list[str]:
+    def _arguments(server: Bucket, directory: Path, prefix: str) -> list[str]:
         secret = directory / "access"
         secret.touch(0o600)
         secret.write_text(f"{server.access_key}:{server.secret_key}\n")
