@@ -9,7 +9,6 @@ from typing import Any
 from unittest import mock
 
 from attrs import evolve
-from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.plugin import IPlugin
 from twisted.trial.unittest import SynchronousTestCase
@@ -22,12 +21,10 @@ from txtcmu.backstores.s3 import S3Factory
 from txtcmu.backstores.s3disk import create_disk
 from txtcmu.backstores.volumeoptions import VOLUME_OPTIONS
 from txtcmu.devconfig import DeviceConfig, DeviceParameters
-from txtcmu.errors import ConfigError, MediumError, ObjectStoreError, StoreUnavailable, WriteProtectedError
+from txtcmu.errors import ConfigError, MediumError, WriteProtectedError
 from txtcmu.interfaces import IBackstoreFactory
 from txtcmu.objectstore.objects import StoredObject
-from txtcmu.objectstore.probe import probe
 from txtcmu.objectstore.settings import CONNECTION_OPTIONS, SECRET_OPTIONS, S3Settings
-from txtcmu.testing.fakes3 import FakeS3
 from txtcmu.testing.faults import Fault
 
 MARKER = PREFIX + "s3backer-mounted"
@@ -295,40 +292,3 @@ class OpenTests(SynchronousTestCase):
         """Of two that open at the same time, one does."""
         self.bench.fake.faults.append(Fault.refuse(412, "PreconditionFailed", method="PUT", key="mounted"))
         self.assert_refused("somebody else")
-
-
-class ProbeTests(SynchronousTestCase):
-    def test_honest_store(self) -> None:
-        """An honest store passes, and nothing is left behind."""
-        bench = Bench()
-        self.assertTrue(bench.run(probe(bench.fake.connect(), PREFIX)))
-        self.assertEqual(bench.fake.objects.objects, {})
-
-    def test_no_conditional_delete(self) -> None:
-        """That DELETE ignores conditions is found out, and is no error."""
-        bench = Bench()
-        bench.fake.delete_conditions = False
-        self.assertFalse(bench.run(probe(bench.fake.connect(), PREFIX)))
-
-    def test_trouble_is_no_lie(self) -> None:
-        """Whichever request is lost, late or repeated: an honest store passes, or is tried out again later."""
-        troubles = 0
-        faults = (Fault.lose_reply(), Fault.repeat(), Fault.repeat(0.1), Fault.late(100.0), Fault.lose_request())
-        for first, fault in enumerate(faults):
-            for number in range(first, 44, 5):
-                bench = Bench()
-                store = bench.fake.connect()
-                bench.fake.faults = [Fault(times=number), evolve(fault)]
-                try:
-                    self.assertTrue(bench.run(probe(store, PREFIX)))
-                except StoreUnavailable:
-                    troubles += 1
-                self.assertTrue(store.quote_etags)
-        self.assertGreater(troubles, 0)
-
-    def test_liar(self) -> None:
-        """A store that ignores conditions is refused with a line that says why."""
-        fake = FakeS3(Clock())
-        fake.conditions = False
-        with self.assertRaisesRegex(ObjectStoreError, "does not honour If-None-Match"):
-            Bench().run(probe(fake.connect(), PREFIX))

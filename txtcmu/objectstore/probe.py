@@ -1,6 +1,12 @@
 """Whether a store keeps its word about conditions: asked at every open, since several ignore them silently.
 
-One request after the other proves too little: some stores pass that and let two of many racers win.
+One request after the other proves too little: some stores pass that and let all of many racers win.  So eight writers
+race for one object, three times to create it and three times to replace it, all at once: some stores let those who lose
+wait for seconds.
+
+Requests may be lost, late or repeated while that goes on, by the network, a proxy, or the client's own retries.  So
+who was refused may have won all the same, and whose bytes are there says so; but of two who were told that they won,
+one was lied to.
 """
 
 from __future__ import annotations
@@ -11,86 +17,103 @@ from typing import Any
 from twisted.internet.defer import Deferred, DeferredList
 
 from txtcmu.errors import ObjectStoreError, PreconditionFailed, StoreUnavailable
-from txtcmu.objectstore.objects import MaybeMine, Receipt
+from txtcmu.results import gathered
 
 __all__ = ["probe"]
 
 _ROUNDS = 3
-_RACERS = 4  # SeaweedFS lets each loser wait for a second or two
-_STRAY = "the store, or a proxy before it, lost or repeated requests while it was tried out; trying again"
+_RACERS = 8
 
 
 async def probe(store: Any, prefix: str) -> bool:
-    """Race on objects of random names below ``prefix``.
+    """Race on objects of random names below ``prefix``, which are removed, whatever comes out.
+
+    An S3 store learns whether its conditions take the etag in quotes, as the standard has it, or bare, as radosgw does.
 
     :return: whether the store honours conditions on DELETE as well.
-    :raise ObjectStoreError: it does not even honour those on PUT.
-    :raise StoreUnavailable: requests went astray, so nothing can be said.
+    :raise ObjectStoreError: it does not even honour those on PUT; or these credentials may not write there.
+    :raise StoreUnavailable: requests went unanswered, so nothing can be said.
     """
-    if hasattr(store, "quote_etags"):  # it is S3; asking for the class would import what other stores do without
-        await _learn_quotes(store, _name(prefix))
-    rounds = [Deferred.fromCoroutine(_round(store, _name(prefix))) for _ in range(_ROUNDS)]
-    results: list[tuple[bool, Any]] = await DeferredList(rounds, consumeErrors=True)
-    for success, result in results:
-        if not success:
-            result.raiseException()
-    return all(honest for _, honest in results)
-
-
-def _name(prefix: str) -> str:
-    return f"{prefix}txtcmu-probe-{token_hex(8)}"
-
-
-async def _round(store: Any, key: str) -> bool:
-    etag = await _race(store, key, None)
-    await _race(store, key, etag)
+    names = [f"{prefix}txtcmu-probe-{token_hex(8)}" for _ in range(2 * _ROUNDS)]
     try:
-        await store.delete(key, if_match="0" * 32)
-    except PreconditionFailed:
-        honest = True
-    else:
-        honest = False
-    await store.delete(key)
+        honest = await _try_out(store, names[:_ROUNDS], names[_ROUNDS:])
+    except ObjectStoreError:
+        await DeferredList([store.delete(name) for name in names], consumeErrors=True)
+        raise
+    await gathered([store.delete(name) for name in names])
     return honest
 
 
-async def _race(store: Any, key: str, etag: str | None) -> str:
-    """Let several writers replace ``etag`` (``None``: create) at the same time; return the winner's etag."""
-    bodies = [f"{token_hex(8)} {number}".encode() for number in range(_RACERS)]
-    results = await DeferredList(
-        [store.put(key, body, if_match=etag, absent=etag is None) for body in bodies], consumeErrors=True
-    )
-    winners = []
-    for body, (success, result) in zip(bodies, results, strict=True):
-        if success:
-            if result.doubts:
-                raise StoreUnavailable(_STRAY)
-            winners.append((body, result))
-        elif result.check(MaybeMine):
-            raise StoreUnavailable(_STRAY)
-        elif not result.check(PreconditionFailed):
-            result.raiseException()
-    found = await store.get(key)
-    if not winners and found is not None and found.data in bodies:
-        raise StoreUnavailable(_STRAY)  # a proxy sent the winner's request twice, and the second was refused
-    if len(winners) != 1 or found is None or found.data != winners[0][0]:
-        condition = "If-None-Match" if etag is None else "If-Match"
-        raise ObjectStoreError(
-            f"the store does not honour {condition} on PUT ({len(winners)} of {_RACERS} writers won), so a late request"
-            " could overwrite newer data; use a store that does, such as AWS, SeaweedFS 4.48 or Ceph"
-        )
-    receipt: Receipt = winners[0][1]
-    return receipt.etag
+async def _try_out(store: Any, new: list[str], old: list[str]) -> bool:
+    etags = await gathered([_create(store, name) for name in old])
+    if hasattr(store, "quote_etags"):  # it is S3; asking for the class would import what other stores do without
+        etags[0] = await _learn_quotes(store, old[0], etags[0])
+    races = [_race(store, name, etag) for name, etag in zip(new + old, [None] * len(new) + etags, strict=True)]
+    results: list[tuple[bool, Any]] = await DeferredList(map(Deferred.fromCoroutine, races), consumeErrors=True)
+    failures = [result for success, result in results if not success]
+    for failure in sorted(failures, key=lambda each: each.check(StoreUnavailable) is not None):
+        failure.raiseException()  # a lie is one, whatever happened to other requests
+    return all(await gathered([_keeps(store, name) for name in old]))
 
 
-async def _learn_quotes(store: Any, key: str) -> None:
-    """Find out whether conditions take the etag in quotes, as the standard has it, or bare, as radosgw does."""
-    etag = (await store.put(key, token_hex(8).encode())).etag
+async def _create(store: Any, name: str) -> str:
+    """Create an object and return its etag."""
     body = token_hex(8).encode()
     try:
-        await store.put(key, body, if_match=etag)
+        receipt = await store.put(name, body, absent=True)
     except PreconditionFailed:
-        # Unless it was applied, and only the reply to a second sending was a refusal.
-        found = await store.get(key)
+        found = await store.get(name)
+        if found is None or found.data != body:
+            raise _lie("If-None-Match", "a new object was refused") from None
+        return str(found.etag)
+    return str(receipt.etag)
+
+
+async def _learn_quotes(store: Any, name: str, etag: str) -> str:
+    """Find out how conditions take the etag; return that of the object."""
+    body = token_hex(8).encode()
+    try:
+        receipt = await store.put(name, body, if_match=etag)
+    except PreconditionFailed:
+        found = await store.get(name)
         store.quote_etags = found is not None and found.data == body
-    await store.delete(key)
+        return etag if found is None else str(found.etag)
+    return str(receipt.etag)
+
+
+async def _race(store: Any, name: str, etag: str | None) -> None:
+    """Let writers replace ``etag`` (``None``: create) at the same time."""
+    condition = "If-None-Match" if etag is None else "If-Match"
+    bodies = [f"{token_hex(8)} {number}".encode() for number in range(_RACERS)]
+    racing = store.together(_RACERS) if hasattr(store, "together") else store
+    results: list[tuple[bool, Any]] = await DeferredList(
+        [racing.put(name, body, if_match=etag, absent=etag is None) for body in bodies], consumeErrors=True
+    )
+    winners = [body for body, (success, _) in zip(bodies, results, strict=True) if success]
+    if len(winners) > 1:
+        raise _lie(condition, f"{len(winners)} of {_RACERS} writers won a race for one object")
+    for success, result in results:
+        if not success and not result.check(PreconditionFailed):
+            result.raiseException()
+    found = await store.get(name)
+    there = None if found is None else found.data
+    if winners and there != winners[0]:
+        raise _lie(condition, f"of {_RACERS} writers one won a race for an object, and its data is not there")
+    if there not in bodies:
+        raise _lie(condition, f"none of {_RACERS} writers won a race for an object")
+
+
+async def _keeps(store: Any, name: str) -> bool:
+    """Tell whether an object is kept from a DELETE whose condition does not hold."""
+    try:
+        await store.delete(name, if_match="0" * 32)
+    except PreconditionFailed:
+        return True
+    return False
+
+
+def _lie(condition: str, what: str) -> ObjectStoreError:
+    return ObjectStoreError(
+        f"the store does not honour {condition} on PUT ({what}), so two writers would destroy each other's data; use a"
+        " store that does, such as AWS S3, SeaweedFS or Ceph's radosgw, or a directory"
+    )

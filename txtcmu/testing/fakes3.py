@@ -17,6 +17,8 @@ What can go wrong is told in :mod:`txtcmu.testing.faults`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from email.utils import format_datetime
 from typing import Any
 
 from botocore.credentials import Credentials
@@ -51,15 +53,22 @@ class FakeS3(FakeBucket, Resource):
         self.clock = clock
         self.faults: list[Fault | FaultPlan] = []
         self.requests: list[tuple[str, str, int]] = []
-        self._agent: Any = RequestTraversalAgent(self)  # type: ignore[no-untyped-call]
+        self._agent: Any = _Wire(clock, self)
 
-    def connect(self, patience: Patience | None = None, **settings: Any) -> S3ObjectStore:
-        """Return a store whose requests come here; ``settings`` are those of ``S3Settings``."""
+    def connect(
+        self, patience: Patience | None = None, find: Callable[[], Credentials] | None = None, **settings: Any
+    ) -> S3ObjectStore:
+        """Return a store whose requests come here.
+
+        :param find: returns the credentials, and others when those are refused; by default the bucket's owner's.
+        :param settings: those of ``S3Settings``; with an ``endpoint``, at which a ``Site`` serves this, requests go
+            there over real connections.
+        """
         chosen = S3Settings(**{"bucket": self.bucket, "endpoint": "http://fake.test", **settings})
-        signer = Signer(self.clock, Credentials(self.access_key, self.secret_key), settings.get("region", self.region))
-        return S3ObjectStore(
-            self.clock, chosen, signer, patience or Patience(self.clock, lambda: 1.0), agent=self._agent
-        )
+        credentials = find() if find else Credentials(self.access_key, self.secret_key)
+        signer = Signer(self.clock, credentials, settings.get("region", self.region), find)
+        agent = None if "endpoint" in settings else self._agent
+        return S3ObjectStore(self.clock, chosen, signer, patience or Patience(self.clock, lambda: 1.0), agent=agent)
 
     def count(self, method: str, key: str = "") -> int:
         """Return how many requests of a method arrived whose key holds ``key``."""
@@ -105,6 +114,7 @@ class FakeS3(FakeBucket, Resource):
         if fault.status is not None:
             answer = error(fault.status, fault.code)
         request.setResponseCode(answer.status)
+        request.setHeader("Date", format_datetime(self.now, usegmt=True))
         for name, value in answer.headers.items():
             request.setHeader(name, value)
         if fault.retry_after:
@@ -121,11 +131,35 @@ class FakeS3(FakeBucket, Resource):
         request.finish()
 
 
+class _Wire(RequestTraversalAgent):
+    """Connections in memory, which carry what is written later, too: the ends of bodies that were held back."""
+
+    def __init__(self, clock: Any, root: Resource) -> None:
+        super().__init__(root)  # type: ignore[no-untyped-call]
+        self._clock = clock
+
+    def request(self, method: bytes, uri: bytes, headers: Any = None, bodyProducer: Any = None) -> Any:
+        if bodyProducer is not None:
+            begin = bodyProducer.startProducing
+
+            def begin_and_flush(consumer: Any) -> Any:
+                written = begin(consumer)
+                if not written.called:
+                    written.addCallback(lambda _: self._clock.callLater(0, self.flush))
+                return written
+
+            bodyProducer.startProducing = begin_and_flush
+        return super().request(method, uri, headers, bodyProducer)  # type: ignore[no-untyped-call]
+
+
 def _sent(request: Any) -> Sent:
     """Return a request of Twisted's web server as a value."""
     headers = {
         name.decode("ascii").lower(): ",".join(value.decode("latin-1") for value in values)
         for name, values in request.requestHeaders.getAllRawHeaders()
     }
-    body = request.content.read() if request.content is not None else b""
+    body = b""
+    if request.content is not None:
+        body = request.content.read()
+        request.content.close()  # a large one is a file, and a request that hangs is never finished
     return Sent(request.method.decode("ascii"), request.uri.decode("ascii"), headers, body)
