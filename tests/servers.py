@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tools.servers.radosgw import RadosGW
 from tools.servers.seaweedfs import SeaweedFS
 
 
@@ -13,4 +14,11 @@ from tools.servers.seaweedfs import SeaweedFS
 def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
     """Give a running SeaweedFS; use a prefix of your own, for its bucket is everybody's."""
     with SeaweedFS(tmp_path_factory.mktemp("servers") / "seaweedfs") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def radosgw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RadosGW]:
+    """Give a running radosgw; use a prefix of your own, for its bucket is everybody's."""
+    with RadosGW(tmp_path_factory.mktemp("servers") / "radosgw") as server:
         yield server

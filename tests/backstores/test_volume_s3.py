@@ -1,4 +1,4 @@
-"""Volumes on a real S3 server: the contract, and ``txtcmu volume`` in processes of its own."""
+"""Volumes on real S3 servers: the contract, and ``txtcmu volume`` in processes of its own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from twisted.internet import reactor
@@ -14,6 +14,8 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.trial.unittest import TestCase
 
+from tools.servers.radosgw import RadosGW
+from tools.servers.s3server import S3Server
 from tools.servers.seaweedfs import SeaweedFS
 from txtcmu.backstores import volumes
 from txtcmu.backstores.s3 import S3Factory
@@ -24,12 +26,15 @@ from txtcmu.testing.contract import BackstoreContract
 BLOCK = 4096
 
 
-class SeaweedFSCase(TestCase):
-    factory = S3Factory("here")  # for all tests: the bucket is probed once
+if TYPE_CHECKING:
+    _Base = TestCase
+else:
+    _Base = object
 
-    @pytest.fixture(autouse=True)
-    def _start(self, seaweedfs: SeaweedFS) -> None:
-        self.server = seaweedfs
+
+class OnServer(_Base):
+    factory = S3Factory("here")  # for all tests: each bucket is probed once
+    server: S3Server
 
     def parameters(self, size: int) -> DeviceParameters:
         """Return what the service would pass."""
@@ -37,7 +42,19 @@ class SeaweedFSCase(TestCase):
         return DeviceParameters(config.with_defaults(self.server.options), size, 512, reactor, Logger())
 
 
-class SeaweedFSTests(BackstoreContract, SeaweedFSCase):
+class OnSeaweedFS(OnServer):
+    @pytest.fixture(autouse=True)
+    def _start(self, seaweedfs: SeaweedFS) -> None:
+        self.server = seaweedfs
+
+
+class OnRadosGW(OnServer):
+    @pytest.fixture(autouse=True)
+    def _start(self, radosgw: RadosGW) -> None:
+        self.server = radosgw
+
+
+class VolumeContract(BackstoreContract, OnServer):
     companions = frozenset({IVectoredBackstore, IDiscard, IWriteZeroes, IResizable})
     size = 2 << 20
     rounds = 20
@@ -59,7 +76,15 @@ class SeaweedFSTests(BackstoreContract, SeaweedFSCase):
         return await self.factory.open(self.parameters(backstore.size))
 
 
-class CommandTests(SeaweedFSCase):
+class SeaweedFSTests(VolumeContract, OnSeaweedFS, TestCase):
+    pass
+
+
+class RadosGWTests(VolumeContract, OnRadosGW, TestCase):
+    pass
+
+
+class Life(OnServer):
     def txtcmu(self, *arguments: str, status: int = 0) -> str:
         """Run a verb of ``txtcmu volume`` while nothing else runs here."""
         result = subprocess.run(
@@ -108,6 +133,14 @@ class CommandTests(SeaweedFSCase):
         self.assertIn(f"{where} ", self.txtcmu("ls", f"s3/{self.server.bucket}"))
         self.assertIn("objects removed", self.txtcmu("rm", where, "--yes"))
         self.assertNotIn(f"{where} ", self.txtcmu("ls", f"s3/{self.server.bucket}"))
+
+
+class SeaweedFSLifeTests(Life, OnSeaweedFS, TestCase):
+    pass
+
+
+class RadosGWLifeTests(Life, OnRadosGW, TestCase):
+    pass
 
 
 async def _done(result: Any) -> Any:
