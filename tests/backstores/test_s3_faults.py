@@ -410,11 +410,11 @@ class BusyBlockTests(SynchronousTestCase):
     def test_failed_read_reports_the_reason(self) -> None:
         """A read that fails waits for the last block, and fails with what was wrong with the one."""
         self.bench.write(self.disk, BLOCK, A + A)
-        self.fake.faults.append(Fault(method="GET", key="00000001", answered=5.0))
+        self.fake.faults.append(Fault(method="GET", key="00000001", answered=1.5))
         self.fake.faults.append(Fault.refuse(403, "AccessDenied", method="GET", key="00000002"))
         _, outcome = start(self.disk.readv(BLOCK, [memoryview(bytearray(2 * BLOCK))]))
         self.assertEqual(outcome, [])
-        self.bench.clock.advance(5.0)
+        self.bench.clock.advance(1.5)
         self.assertTrue(outcome[0].check(NotReadyError))
         self.assertIn("grant", str(outcome[0].value))
 

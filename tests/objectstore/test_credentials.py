@@ -7,18 +7,23 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 from unittest import mock
 
+from botocore.credentials import Credentials
 from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.objectstore.finish import finish
 from txtcmu.backstores.s3 import S3Factory
 from txtcmu.devconfig import DeviceConfig, DeviceParameters
-from txtcmu.errors import ConfigError, NotReadyError, StoreUnavailable
+from txtcmu.errors import ConfigError, NotReadyError, ObjectStoreError, StoreUnavailable
 from txtcmu.objectstore import instance
 from txtcmu.objectstore.credentials import load
 from txtcmu.objectstore.settings import S3Settings
 from txtcmu.results import as_deferred
+from txtcmu.testing.fakes3 import FakeS3
+from txtcmu.testing.faults import Fault
 from txtcmu.testing.reactor import FakeReactor
 
 ROLE = b"disks"
@@ -166,6 +171,117 @@ class CredentialsTests(SynchronousTestCase):
         self.configure("[default\n")
         with self.assertRaisesRegex(ConfigError, "correct AWS's files"):
             self.load()
+
+    def test_outages_of_this_host(self) -> None:
+        """That no process can be started now is not the fault of AWS's files."""
+        trouble = BlockingIOError(11, "Resource temporarily unavailable")
+        with (
+            mock.patch("botocore.session.Session.get_credentials", side_effect=trouble),
+            self.assertRaisesRegex(StoreUnavailable, "temporarily unavailable; see whether this host is well"),
+        ):
+            self.load()
+
+    def test_expired_at_the_source(self) -> None:
+        """Nor that what comes is over already: its source may have better ones soon."""
+        with (
+            mock.patch("botocore.session.Session.get_credentials", side_effect=RuntimeError("still expired")),
+            self.assertRaisesRegex(StoreUnavailable, "still expired"),
+        ):
+            self.load()
+
+
+class RenewalTests(SynchronousTestCase):
+    """Credentials that the store refuses in the middle of a run."""
+
+    def setUp(self) -> None:
+        """Serve a disk with temporary credentials."""
+        self.reactor = FakeReactor()
+        self.fake = FakeS3(self.reactor)
+        self.found: list[Credentials | Exception] = [Credentials("fake-key", "fake-secret", "first")]
+        self.searches = 0
+        self.store = self.fake.connect(find=self.find)
+        self.finish(self.store.put("key", b"data"))
+
+    def find(self) -> Credentials:
+        """Look the credentials up."""
+        self.searches += 1
+        latest = self.found[-1]
+        if isinstance(latest, Exception):
+            raise latest
+        return latest
+
+    def finish(self, result: object) -> Any:
+        """Let time pass until a result is there; return it, or raise its failure."""
+        return finish(self.reactor, result)
+
+    def statuses(self, action: Callable[[], object]) -> list[int]:
+        """Return the statuses of the requests that an action causes."""
+        before = len(self.fake.requests)
+        action()
+        return [status for _, _, status in self.fake.requests[before:]]
+
+    def read(self) -> None:
+        """Read."""
+        self.assertEqual(self.finish(self.store.get("key")).data, b"data")
+
+    def test_expired_token(self) -> None:
+        """A token that the store calls expired costs one more request, and a look at where the new one is."""
+        self.fake.expired.add("first")
+        self.found.append(Credentials("fake-key", "fake-secret", "second"))
+        self.assertEqual(self.statuses(self.read), [400, 200])
+        self.assertEqual(self.statuses(self.read), [200])
+        self.assertEqual(self.searches, 2)
+
+    def test_many_at_once(self) -> None:
+        """Whoever is refused at the same time looks up nothing for himself."""
+        self.fake.expired.add("first")
+        self.found.append(Credentials("fake-key", "fake-secret", "second"))
+        self.fake.faults.append(Fault(answered=1.0, times=5))
+        reads = [self.store.get("key") for _ in range(5)]
+        self.assertEqual([self.finish(each).data for each in reads], [b"data"] * 5)
+        self.assertEqual((self.searches, self.fake.count("GET")), (2, 10))
+
+    def test_exchanged_keys(self) -> None:
+        """So do keys that somebody has exchanged."""
+        self.fake.secret_key = "new"
+        self.found.append(Credentials("fake-key", "new"))
+        self.assertEqual(self.statuses(self.read), [403, 200])
+        self.fake.access_key = "newer"
+        self.found.append(Credentials("newer", "new"))
+        self.reactor.advance(10)
+        self.assertEqual(self.statuses(self.read), [403, 200])
+
+    def test_late_renewal(self) -> None:
+        """A token whose successor comes late is an outage that passes, asked about now and then only."""
+        self.fake.expired.add("first")
+        reading = as_deferred(self.store.get("key"))
+        self.reactor.pump([0.1] * 200)
+        self.assertNoResult(reading)
+        self.assertLess(self.searches, 7)
+        self.found.append(Credentials("fake-key", "fake-secret", "second"))
+        self.assertEqual(self.finish(reading).data, b"data")
+
+    def test_source_away(self) -> None:
+        """So is a source that does not answer when it is asked again, or whose files are being written."""
+        for error in (StoreUnavailable("credentials: nobody there"), ConfigError("s3: no credentials")):
+            self.fake.expired.add("first")
+            self.found.append(error)
+            with self.assertRaisesRegex(StoreUnavailable, "nobody there|ExpiredToken"):
+                self.finish(self.store.get("key"))
+        self.flushLoggedErrors()
+
+    def test_nothing_better(self) -> None:
+        """Keys that are refused, and are all there are, end in the line that says what is wrong."""
+        self.fake.secret_key = "new"
+        with self.assertRaisesRegex(ObjectStoreError, "correct secret_access_key"):
+            self.finish(self.store.get("key"))
+
+    def test_tokens_from_the_profile(self) -> None:
+        """A token that a person has put into the profile waits for that person, and says so."""
+        self.fake.expired.add("first")
+        store = self.fake.connect(find=self.find, session_token="first")
+        with self.assertRaisesRegex(ObjectStoreError, "ExpiredToken: the session token has expired; put new"):
+            self.finish(store.get("key"))
 
 
 _is_instance = instance._is_instance

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
+from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
@@ -13,6 +15,9 @@ from tests.objectstore.wirecontract import BODY, WireContract
 from txtcmu.errors import ObjectStoreError, PreconditionFailed, StoreUnavailable
 from txtcmu.interfaces import IObjectStore
 from txtcmu.objectstore.objects import MaybeMine, StoredObject
+from txtcmu.objectstore.retry import Later, Patience
+from txtcmu.objectstore.s3errors import refusal
+from txtcmu.testing.fakebucket import Answer
 from txtcmu.testing.fakes3 import FakeS3
 from txtcmu.testing.faults import Fault
 
@@ -132,21 +137,56 @@ class FailureTests(SynchronousTestCase):
         self.clock.advance(0.2)
         self.assertEqual(waiting, [None])
 
-    def test_deadline_covers_the_body(self) -> None:
-        """An attempt that stalls in its body is over when its time is."""
-        self.finish(self.store.put("key", b"data"))
-        self.script(Fault(answered=9.0), Fault(answered=11.0))
-        started = self.clock.seconds()
-        self.assertEqual(self.finish(self.store.get("key")).data, b"data")
-        self.assertLess(abs(self.clock.seconds() - started - 9), 0.2)
-        self.finish(self.store.get("key"))
-        self.assertEqual(self.fake.count("GET"), 3)
+    def attempts(self, begin: Any, *faults: Fault) -> list[float]:
+        """Return how long each attempt lasted that one of the faults kept from being answered."""
+        arrived: list[float] = []
+        answer, store = self.fake.render, self.fake.connect(Patience(self.clock, lambda: 0.0, total=1000.0))
 
-    def test_large_requests_have_longer(self) -> None:
-        """The deadline grows with the body, one second for a MiB."""
-        self.script(Fault(method="PUT", answered=10.9))
-        self.finish(self.store.put("key", bytes(1 << 20)))
-        self.assertEqual(self.fake.count("PUT"), 1)
+        def noting(request: Any) -> int:
+            arrived.append(self.clock.seconds())
+            return answer(request)
+
+        self.patch(self.fake, "render", noting)
+        self.script(*faults)
+        self.finish(begin(store))
+        self.patch(self.fake, "render", answer)
+        return [round(after - before, 1) for before, after in pairwise(arrived)]
+
+    def test_deadlines(self) -> None:
+        """An attempt that stalls is over when its time is, which doubles with each, up to ``request_timeout``.
+
+        A small object comes soon or not at all; a change, a list and a large object have longer, and all have a
+        second for each million bytes, and more of them later: else a slow line would never get them through.
+        """
+        self.finish(self.store.put("key", b"data"))
+        self.finish(self.store.put("large", bytes(1_000_000)))
+        hang = Fault.hang(times=4)
+        for begin, expected in (
+            (lambda store: store.get("key"), [2.0, 4.0, 8.0, 10.0]),
+            (lambda store: store.get("large", 5, 4096, checked=False), [2.0, 4.0, 8.0, 10.0]),
+            (lambda store: store.get("large", 0, 1_000_000, checked=False), [6.0, 12.0, 14.0, 18.0]),
+            (lambda store: store.put("key", b"data"), [5.0, 10.0, 10.0, 10.0]),
+            (lambda store: store.put("large", bytes(1_000_000)), [6.0, 12.0, 14.0, 18.0]),
+            (lambda store: store.list("key"), [5.0, 10.0, 10.0, 10.0]),
+        ):
+            found = self.attempts(begin, evolve(hang))
+            for seconds, right in zip(found, expected, strict=True):
+                self.assertLess(abs(seconds - right), 0.2, found)
+
+    def test_dates_to_wait_for(self) -> None:
+        """Retry-After may be a date, which is the store's, whatever the time is here; and a wrong one does no harm."""
+        for text, seconds in (
+            ("Thu, 01 Jan 1970 00:00:07 GMT", 7.0),
+            ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0),
+            ("Thu, 01 Jan 2099 00:00:00 GMT", 120.0),
+            ("999999", 120.0),
+            ("soon", 0.0),
+            ("", 0.0),
+        ):
+            headers = {"date": "Thu, 01 Jan 1970 00:00:00 GMT", "retry-after": text}
+            later = refusal(self.store.settings, 503, headers, b"")
+            assert isinstance(later, Later)
+            self.assertEqual(Patience(self.clock, lambda: 0.0).delay(1, later.wait), seconds)
 
     def test_clear_lines(self) -> None:
         """Each refusal names its mend."""
@@ -164,6 +204,48 @@ class FailureTests(SynchronousTestCase):
         ):
             self.script(Fault.refuse(status, code))
             self.assert_refused(self.store, code, word)
+
+    def test_regions(self) -> None:
+        """A bucket elsewhere is told of with its region, however the store says it."""
+        elsewhere = {"x-amz-bucket-region": "eu-7"}
+        malformed = b"<Error><Code>AuthorizationHeaderMalformed</Code><Region>eu-7</Region></Error>"
+        redirect = b"<Error><Code>PermanentRedirect</Code></Error>"
+        for status, headers, body, region in (
+            (301, elsewhere, b"", "eu-7"),
+            (307, elsewhere, b"", "eu-7"),
+            (400, {}, malformed, "eu-7"),
+            (301, {}, redirect, "that of the bucket"),
+        ):
+            error = refusal(self.store.settings, status, headers, body)
+            self.assertRegex(str(error), f"the bucket is in another region; set region={region}$")
+
+    def test_no_s3_at_all(self) -> None:
+        """A web server, and one that wants TLS, are told of."""
+        for status, body, mend in (
+            (400, b"Client sent an HTTP request to an HTTPS server.\n", "speaks TLS; write the endpoint with https://"),
+            (405, b"<html>405 Not Allowed</html>", "see whether the endpoint is that of an S3 service"),
+        ):
+            self.patch(self.fake, "answer", lambda _, status=status, body=body: Answer(status, body))
+            self.assert_refused(self.store, mend)
+
+    def test_wrong_clocks(self) -> None:
+        """A host whose clock is wrong goes by the store's, at the first refusal, whichever way the clock is wrong."""
+        self.finish(self.store.put("key", b"data"))
+        for ahead in (7200.0, -7200.0, 0.0):
+            self.fake.clock_ahead = ahead
+            before = len(self.fake.requests)
+            for _ in range(3):
+                self.assertEqual(self.finish(self.store.get("key")).data, b"data")
+            self.assertEqual([status for _, _, status in self.fake.requests[before:]], [403, 200, 200, 200])
+
+    def test_clocks_that_agree(self) -> None:
+        """A store that goes on about the time when there is no difference, or says none, is told of."""
+        for headers in ({}, {"Date": "now"}):
+            refused = Answer(403, b"<Error><Code>RequestTimeTooSkewed</Code></Error>", headers)
+            self.patch(self.fake, "answer", lambda _, refused=refused: refused)
+            before = len(self.fake.requests)
+            self.assert_refused(self.store, "RequestTimeTooSkewed", "NTP")
+            self.assertEqual(len(self.fake.requests) - before, 1)
 
     def test_secrets_are_not_shown(self) -> None:
         """Settings can be printed."""
@@ -253,17 +335,12 @@ class FailureTests(SynchronousTestCase):
         self.assertEqual(self.fake.objects.objects["key"].data, b"third")
         self.assertEqual([status for method, _, status in self.fake.requests if method == "PUT"], [200, 412, 200, 200])
 
-    def test_bad_content_is_refused(self) -> None:
+    def test_compressed_objects(self) -> None:
         """A compressed object tells so, and its bytes are left alone."""
-        self.fake.objects.objects["key"] = StoredObject("key", "e", 3, b"abc", encoding="deflate")
-        found = self.finish(self.store.get("key"))
-        self.assertEqual((found.data, found.encoding), (b"abc", "deflate"))
-
-    def test_decoded_bodies_are_refused(self) -> None:
-        """A body that the client library unpacked is not what was stored."""
-        self.fake.objects.objects["key"] = StoredObject("key", "e", 3, b"abc", encoding="gzip")
-        with self.assertRaises(StoreUnavailable):
-            self.finish(self.store.get("key"))
+        for encoding in ("deflate", "gzip"):
+            self.fake.objects.objects["key"] = StoredObject("key", "e", 3, b"abc", encoding=encoding)
+            found = self.finish(self.store.get("key"))
+            self.assertEqual((found.data, found.encoding), (b"abc", encoding))
 
     def test_cancelled_requests_end(self) -> None:
         """A cancelled request frees its place, wherever it was."""

@@ -22,7 +22,7 @@ from txtcmu.objectstore.settings import CONNECTION_OPTIONS, SECRET_OPTIONS, S3Se
 
 __all__ = ["S3Factory"]
 
-_NEEDED = ("botocore", "numpy", "treq")
+_NEEDED = ("botocore", "numpy", "OpenSSL", "service_identity")
 _LAYOUTS = ("log", "blocks")
 _BLOCKS_OPTIONS = frozenset({"object_size"})
 #: What a disk of the layout ``blocks`` would have to ignore.
@@ -75,8 +75,9 @@ access_key_id=, secret_access_key=, session_token=
 aws_profile=NAME           a profile of AWS's files
 addressing=path|virtual|auto
                            where the bucket's name goes (default auto: into the host name for AWS only)
-connections=16             requests at the same time
-request_timeout=10         seconds for one attempt of a small request"""
+connections=64             requests at the same time; a quarter may carry 512K and more to the store
+request_timeout=10         most seconds for one attempt of a small request: reads begin with 2, all else with 5,
+                           and each has twice as long as the one before; a second more for a million bytes"""
     )
     options = CONNECTION_OPTIONS | VOLUME_OPTIONS | _BLOCKS_OPTIONS | {"layout"}
     secrets = SECRET_OPTIONS

@@ -1,18 +1,21 @@
-"""Credentials and signatures (SigV4) by botocore, which may read files and ask servers: in a thread.
+"""Credentials by botocore, which may read files and ask servers: in a thread.
 
 Whoever gives ``access_key_id`` means just that; otherwise botocore looks where AWS's tools look: the environment,
 ``~/.aws`` (with SSO and assumed roles), the instance's metadata.  That there are none and that whoever has them does
 not answer are two things: the one is for the operator to mend, the other passes.
+
+What a store says of a signature is believed: credentials that it does not take are looked up anew, for they may have
+been exchanged meanwhile; and the time is the store's, if this host's is another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
+from time import time
 from typing import Any
 
 from attrs import evolve
-from botocore.auth import S3SigV4Auth
-from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials, RefreshableCredentials
 from botocore.exceptions import (
     BotoCoreError,
@@ -25,11 +28,14 @@ from botocore.exceptions import (
     TokenRetrievalError,
 )
 from botocore.session import Session
+from twisted.internet.defer import DeferredLock
+from twisted.logger import Logger
 
 from txtcmu.errors import ConfigError, StoreUnavailable
 from txtcmu.objectstore.instance import metadata_is_away
 from txtcmu.objectstore.retry import Later
 from txtcmu.objectstore.settings import S3Settings
+from txtcmu.objectstore.sigv4 import Keys, sign
 from txtcmu.threads import run
 
 __all__ = ["Signer", "load"]
@@ -47,27 +53,80 @@ _OUTAGES = (
 )
 
 
-class _Auth(S3SigV4Auth):
-    """Signs a payload hash that is known already, instead of the body."""
-
-    def payload(self, request: AWSRequest) -> str:
-        return str(request.context["payload_hash"])
+# The store does not take these credentials; others may have been put in their place.
+_REFUSED = frozenset(
+    {"ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch", "TokenRefreshRequired"}
+)
+_SKEWED = 60.0  # seconds that a signature may be off without a store refusing it for that, and more
+_LOOK_AGAIN = 5.0  # seconds after which credentials are looked up once more
 
 
 class Signer:
-    """Signs requests for one region with credentials that it keeps fresh."""
+    """Signs requests for one region with credentials that it keeps fresh.
 
-    def __init__(self, reactor: Any, credentials: Credentials, region: str) -> None:
+    :param find: looks the credentials up anew, blocking; ``None``: there are no others.
+    :ivar generation: of the credentials; one more whenever they are others.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, reactor: Any, credentials: Credentials, region: str, find: Callable[[], Credentials] | None = None
+    ) -> None:
         self._reactor = reactor
         self._credentials = credentials
         self._region = region
+        self._find = find
+        self._finding = DeferredLock()
+        self._found = float("-inf")
+        self._ahead = 0.0  # seconds that the store's clock is before this host's
+        self._latest: Keys | None = None
+        self.generation = 0
 
     async def sign(self, method: str, url: str, headers: Mapping[str, str], payload_hash: str) -> dict[str, str]:
-        """Return ``headers`` with those of the signature.
+        """Return ``headers`` with those of the signature; see :func:`.sigv4.sign`.
 
-        :param payload_hash: SHA-256 of the body in hex, or ``UNSIGNED-PAYLOAD``.
         :raise Later: there are no fresh credentials now; whoever gives them may be back in a moment.
         """
+        return sign(method, url, headers, payload_hash, await self._keys(), self._region, time() + self._ahead)
+
+    async def reconsider(self, generation: int, code: str, date: str) -> bool:
+        """Learn from a refusal.
+
+        :param generation: of the credentials that the refused request was signed with.
+        :param code: of the error, and ``date``: the reply's.
+        :return: whether the request deserves another signature.
+        :raise Later: as :meth:`sign`.
+        """
+        if code == "RequestTimeTooSkewed":
+            return self._set_clock(date)
+        if code not in _REFUSED:
+            return False
+        await self._finding.acquire()
+        try:
+            if generation == self.generation and self._find is not None and self._due():
+                try:
+                    self._credentials = await run(self._reactor, self._find)
+                except StoreUnavailable as error:
+                    raise Later(str(error), doubtful=False) from None
+                except ConfigError as error:
+                    self._log.error("{error}", error=error)
+                await self._keys()
+                if generation != self.generation:
+                    self._log.info("the store refused the credentials ({code}); there are new ones", code=code)
+            return generation != self.generation
+        finally:
+            self._finding.release()
+
+    def _due(self) -> bool:
+        """Tell whether the credentials may be looked up now, and remember that they are."""
+        now = self._reactor.seconds()
+        due: bool = now >= self._found + _LOOK_AGAIN
+        if due:
+            self._found = now
+        return due
+
+    async def _keys(self) -> Keys:
         credentials = self._credentials
         try:
             if isinstance(credentials, RefreshableCredentials) and credentials.refresh_needed():
@@ -75,11 +134,32 @@ class Signer:
             else:
                 frozen = credentials.get_frozen_credentials()
         except (BotoCoreError, ClientError, RuntimeError) as error:  # the last: refreshed, and yet expired
-            raise Later(f"credentials: {' '.join(str(error).split())}", doubtful=False) from None
-        request = AWSRequest(method, url, headers=dict(headers))
-        request.context["payload_hash"] = payload_hash
-        _Auth(frozen, "s3", self._region).add_auth(request)
-        return dict(request.headers.items())
+            raise Later(f"credentials: {_line(error)}", doubtful=False) from None
+        keys = Keys(frozen.access_key or "", frozen.secret_key or "", frozen.token or "")
+        if keys != self._latest:
+            self._latest = keys
+            self.generation += 1
+        return keys
+
+    def _set_clock(self, date: str) -> bool:
+        """Go by the clock of the store from now on, if that makes a difference."""
+        try:
+            ahead = parsedate_to_datetime(date).timestamp() - time()
+        except ValueError:
+            return False
+        if abs(ahead - self._ahead) < _SKEWED:
+            return False
+        self._ahead = ahead
+        self._log.warn(
+            "this host's clock is {seconds:.0f} s {which} the store's, which counts for now; set it (NTP)",
+            seconds=abs(ahead),
+            which="behind" if ahead > 0 else "before",
+        )
+        return True
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def load(reactor: Any, settings: S3Settings) -> tuple[Signer, S3Settings]:
@@ -89,6 +169,13 @@ def load(reactor: Any, settings: S3Settings) -> tuple[Signer, S3Settings]:
     :raise ConfigError: there are none.
     :raise StoreUnavailable: whoever has them does not answer.
     """
+    credentials, region = _search(settings)
+    find = None if settings.access_key_id else lambda: _search(settings)[0]
+    return Signer(reactor, credentials, region, find), evolve(settings, region=region)
+
+
+def _search(settings: S3Settings) -> tuple[Credentials, str]:
+    """Return credentials and the region; as :func:`load`."""
     try:
         session = Session(profile=settings.aws_profile or None)
         region = settings.region or session.get_config_variable("region") or _FALLBACK_REGION
@@ -97,10 +184,15 @@ def load(reactor: Any, settings: S3Settings) -> tuple[Signer, S3Settings]:
             credentials: Credentials | None = Credentials(settings.access_key_id, settings.secret_access_key, token)
         else:
             credentials = session.get_credentials()
-    except _OUTAGES as error:
-        raise StoreUnavailable(f"credentials: {' '.join(str(error).split())}; see whether their source is up") from None
-    except (BotoCoreError, OSError) as error:  # the latter: a credential_process that cannot be run
-        raise ConfigError(f"s3: credentials: {' '.join(str(error).split())}; correct AWS's files") from None
+    except (*_OUTAGES, RuntimeError) as error:  # the latter: refreshed, and yet expired
+        raise StoreUnavailable(f"credentials: {_line(error)}; see whether their source is up") from None
+    except OSError as error:
+        if isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError):
+            # A file that cannot be read, or a credential_process that cannot be run.
+            raise ConfigError(f"s3: credentials: {_line(error)}; correct AWS's files") from None
+        raise StoreUnavailable(f"credentials: {_line(error)}; see whether this host is well") from None
+    except BotoCoreError as error:
+        raise ConfigError(f"s3: credentials: {_line(error)}; correct AWS's files") from None
     if credentials is None:
         if reason := metadata_is_away(session.get_config_variable("ec2_metadata_service_endpoint")):
             raise StoreUnavailable(f"credentials: the instance's metadata service does not answer ({reason})")
@@ -108,4 +200,4 @@ def load(reactor: Any, settings: S3Settings) -> tuple[Signer, S3Settings]:
             "s3: no credentials; put access_key_id and secret_access_key into the profile, or set AWS_PROFILE,"
             " or run `aws configure`"
         )
-    return Signer(reactor, credentials, region), evolve(settings, region=region)
+    return credentials, region

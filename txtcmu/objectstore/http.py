@@ -1,33 +1,50 @@
-"""One HTTP exchange at a time and place: a bounded pool of kept-alive connections, a deadline over all of it.
+"""One exchange of HTTP: a request, and all of its reply.
 
-treq alone would open a connection for each request, keep two, stop its timeout at the response's headers, follow
-redirects with the wrong signature, and undo gzip behind a ranged read's back.
+Agent alone would keep two connections, let any number be open, repeat requests whose connection broke, and wait for
+ever.  Here a deadline spans all of an exchange; connections are counted, kept, and closed when what they carried did
+not end well; and everything that can go wrong becomes :class:`~txtcmu.objectstore.retry.Later`, or the one line that
+names the mend where waiting is vain.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final, TypeVar
 
 from attrs import frozen
-from hyperlink import EncodedURL
-from treq.client import HTTPClient
+from OpenSSL.SSL import Error as TLSError
+from service_identity import VerificationError
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, succeed
-from twisted.internet.error import ConnectError, DNSLookupError
+from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLookupError
 from twisted.internet.interfaces import IConsumer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone, _HTTP11ClientFactory
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+from twisted.web.iweb import IBodyProducer, IResponse
 from zope.interface import implementer
 
-from txtcmu.objectstore.retry import Later
+from txtcmu.errors import ObjectStoreError
+from txtcmu.objectstore.retry import Hung, Later
 
-__all__ = ["HTTP", "Reply"]
+__all__ = ["HTTP", "LARGE", "Reply"]
+
+#: Bytes from which on a body is a large one.
+LARGE: Final = 512 << 10
+
+T = TypeVar("T")
 
 _IDLE = 15  # stores close idle connections after 20 s and more; a request on a closed one is a doubt
 _CONNECT = 5.0
+_LARGE_SHARE = 4  # one in so many connections may carry a large body to the store
+_TLS_MENDS = {
+    "wrong version number": "what answers there speaks no TLS; write the endpoint with http://",
+    "http request": "what answers there speaks no TLS; write the endpoint with http://",
+    "packet length too long": "what answers there speaks no TLS; write the endpoint with http://",
+    "record layer failure": "what answers there speaks no TLS; write the endpoint with http://",
+    "certificate verify failed": "its certificate is not of an authority that this host trusts; add that one"
+    " (update-ca-certificates), or set SSL_CERT_FILE",
+}
 
 
 @frozen
@@ -40,26 +57,6 @@ class Reply:
     status: int
     headers: dict[str, str]
     body: bytes
-
-
-@implementer(IAgent)
-class _PlainAgent:
-    """Takes back the ``Accept-Encoding: gzip`` that treq adds."""
-
-    def __init__(self, agent: Any) -> None:
-        self._agent = agent
-
-    def request(
-        self,
-        method: bytes,
-        uri: bytes,
-        headers: Headers | None = None,
-        bodyProducer: IBodyProducer | None = None,
-    ) -> Deferred[IResponse]:
-        if headers is not None:
-            headers.removeHeader(b"accept-encoding")
-        sent: Deferred[IResponse] = self._agent.request(method, uri, headers, bodyProducer)
-        return sent
 
 
 @implementer(IBodyProducer)
@@ -81,13 +78,14 @@ class _Body:
 
 
 class _Collector(Protocol):
-    """Collects a body; cancelling :attr:`done` closes the connection, which can then not be used again."""
+    """Collects a response with its body; cancelling :attr:`done` closes the connection, which is then of no use."""
 
-    def __init__(self) -> None:
+    def __init__(self, response: IResponse) -> None:
+        self._response = response
         self._pieces: list[bytes] = []
-        self.done: Deferred[bytes] = Deferred(self._abort)
+        self.done: Deferred[tuple[IResponse, bytes]] = Deferred(self._abort)
 
-    def _abort(self, _: Deferred[bytes]) -> None:
+    def _abort(self, _: Deferred[tuple[IResponse, bytes]]) -> None:
         if self.transport is not None:
             self.transport.loseConnection()
 
@@ -98,7 +96,7 @@ class _Collector(Protocol):
         if self.done.called:
             return
         if isinstance(reason.value, ResponseDone | PotentialDataLoss):
-            self.done.callback(b"".join(self._pieces))
+            self.done.callback((self._response, b"".join(self._pieces)))
         else:
             self.done.errback(reason)
 
@@ -112,86 +110,123 @@ class _SilentFactory(_HTTP11ClientFactory):
 class HTTP:
     """Exchanges with one server.
 
-    :param connections: how many at the same time; further ones wait, and the wait does not count.
-    :param agent: instead of real connections, in tests.
+    :param connections: how many at the same time, of which a quarter may carry large bodies to the store, so that
+        what is small, and every read, never waits for megabytes to leave.  Further ones wait, and the wait does not
+        count.
+    :param agent: an IAgent instead of real connections, in tests.
     """
 
     def __init__(self, reactor: Any, connections: int, agent: Any = None) -> None:
         self._reactor = reactor
         self._gate = DeferredSemaphore(connections)
+        self._large = DeferredSemaphore(max(1, connections // _LARGE_SHARE))
         self._pool = HTTPConnectionPool(reactor)  # type: ignore[no-untyped-call]
         self._pool.maxPersistentPerHost = connections
         self._pool.cachedConnectionTimeout = _IDLE
         self._pool.retryAutomatically = False
         self._pool._factory = _SilentFactory
-        if agent is None:
-            agent = Agent(reactor, connectTimeout=_CONNECT, pool=self._pool)  # type: ignore[no-untyped-call]
-        self._client = HTTPClient(_PlainAgent(agent))
+        self.agent = agent or Agent(reactor, connectTimeout=_CONNECT, pool=self._pool)  # type: ignore[no-untyped-call]
 
     async def exchange(self, method: str, url: str, headers: dict[str, str], body: bytes, seconds: float) -> Reply:
         """Send one request.
 
         :param seconds: from the connection's allotment to the last byte of the reply.
-        :raise Later: anything went wrong.
+        :raise Later: anything went wrong; :class:`.Hung` when it was the time.
+        :raise ObjectStoreError: what is wrong does not pass by itself.
         """
+        if len(body) < LARGE:
+            return await self._admitted(method, url, headers, body, seconds)
+        await self._large.acquire()
+        try:
+            return await self._admitted(method, url, headers, body, seconds)
+        finally:
+            self._large.release()
+
+    async def _admitted(self, method: str, url: str, headers: dict[str, str], body: bytes, seconds: float) -> Reply:
         await self._gate.acquire()
-        attempt = Deferred.fromCoroutine(self._exchange(method, url, headers, body))
         late = False
 
         def expire() -> None:
             nonlocal late
             late = True
-            attempt.cancel()
+            answer.cancel()
 
         deadline = self._reactor.callLater(seconds, expire)
         try:
-            return await attempt
-        except Later:
-            raise
-        except (ConnectError, DNSLookupError) as error:
-            raise Later(f"no connection: {error}", doubtful=False) from None
+            exchange = self.agent.request(
+                method.encode("ascii"),
+                url.encode("ascii"),
+                Headers({name: [value] for name, value in headers.items()}),
+                _Body(body) if body else None,
+            ).addCallback(_collect)
+            answer = _cancellable(exchange)
+            response, data = await answer
+        except CancelledError:
+            if not late:
+                raise
+            # Those that idle beside it may be as dead: the next attempt is made on a new one.
+            self._pool.closeCachedConnections()  # type: ignore[no-untyped-call]
+            raise Hung(seconds) from None
         except Exception as error:
-            cause = _cause(error)
-            if late:
-                raise Later(f"no answer in {seconds:.0f} s", doubtful=True) from None
-            if isinstance(cause, CancelledError):
-                raise cause from None
-            raise Later(f"connection failed: {str(cause) or type(cause).__name__}", doubtful=True) from None
+            raise _explained(error) from None
         finally:
             if deadline.active():
                 deadline.cancel()
             self._gate.release()
-
-    async def _exchange(self, method: str, url: str, headers: dict[str, str], body: bytes) -> Reply:
-        response = await self._client.request(
-            method,
-            EncodedURL.from_text(url),
-            headers=Headers({name: [value] for name, value in headers.items()}),
-            data=_Body(body) if body else None,
-            allow_redirects=False,
-            unbuffered=True,
-            reactor=self._reactor,
-        )
-        collector = _Collector()
-        response.deliverBody(collector)
-        data: bytes = await collector.done
-        found = {
-            name.decode("ascii").lower(): values[-1].decode("latin-1")
-            for name, values in response.headers.getAllRawHeaders()
-        }
-        # A connection that breaks looks like an end to HTTP without a length, and a decoded body has none.
-        length = found.get("content-length", "" if method == "HEAD" else str(len(data)))
-        if method != "HEAD" and response.code != 204 and int(length or -1) != len(data):
-            raise Later(f"{len(data)} bytes came of {length}", doubtful=True)
-        return Reply(response.code, found, data)
+        return _reply(method, response, data)
 
     async def close(self) -> None:
         """Close the idle connections."""
         await self._pool.closeCachedConnections()  # type: ignore[no-untyped-call]
 
 
-def _cause(error: BaseException) -> BaseException:
-    """Return what happened, out of the wrappings that twisted.web put it in."""
-    while reasons := getattr(error, "reasons", None):
+def _cancellable(exchange: Deferred[T]) -> Deferred[T]:
+    """Return its result; cancelled, it fails with CancelledError, for which Agent has names such as DNSLookupError."""
+
+    def cancel(answer: Deferred[T]) -> None:
+        answer.errback(CancelledError())
+        exchange.cancel()
+
+    def fire(result: Any) -> None:
+        if not answer.called:
+            answer.callback(result)
+
+    answer: Deferred[T] = Deferred(cancel)
+    exchange.addBoth(fire)
+    return answer
+
+
+def _collect(response: IResponse) -> Deferred[tuple[IResponse, bytes]]:
+    collector = _Collector(response)
+    response.deliverBody(collector)  # type: ignore[no-untyped-call]
+    return collector.done
+
+
+def _reply(method: str, response: IResponse, data: bytes) -> Reply:
+    headers = {
+        name.decode("ascii").lower(): values[-1].decode("latin-1")
+        for name, values in response.headers.getAllRawHeaders()
+    }
+    # A connection that breaks looks like an end to HTTP without a length.
+    length = headers.get("content-length", "" if method == "HEAD" else str(len(data)))
+    if method != "HEAD" and response.code != 204 and length != str(len(data)):
+        raise Later(f"{len(data)} bytes came of {length}", doubtful=True)
+    return Reply(response.code, headers, data)
+
+
+def _explained(error: BaseException) -> BaseException:
+    """Return what to raise for an exchange that failed."""
+    if isinstance(error, ConnectingCancelledError):
+        return CancelledError()
+    if isinstance(error, ConnectError | DNSLookupError):
+        return Later(f"no connection: {error}", doubtful=False)
+    while reasons := getattr(error, "reasons", None):  # the wrappings that twisted.web puts it in
         error = reasons[0].value
-    return error
+    if isinstance(error, VerificationError):
+        return ObjectStoreError("the endpoint's certificate is for another name; write the endpoint as it says")
+    if isinstance(error, TLSError):
+        reason = "; ".join(each[-1] for each in error.args[0]) if error.args else ""
+        for text, mend in _TLS_MENDS.items():
+            if text in reason:
+                return ObjectStoreError(f"no TLS with the endpoint ({reason}): {mend}")
+    return Later(f"connection failed: {str(error) or type(error).__name__}", doubtful=True)

@@ -11,7 +11,7 @@ from twisted.internet.task import deferLater
 from txtcmu.errors import PreconditionFailed, StoreUnavailable
 from txtcmu.objectstore.objects import MaybeMine
 
-__all__ = ["Later", "Patience", "persist"]
+__all__ = ["Doubts", "Hung", "Later", "Patience", "persist"]
 
 T = TypeVar("T")
 
@@ -29,6 +29,13 @@ class Later(Exception):  # noqa: N818 - the store's answer, not an error of ours
         self.wait = wait
 
 
+class Hung(Later):
+    """An attempt was not answered in time: nothing is known of it, but that its connection is of no use."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"no answer in {seconds:.0f} s", doubtful=True)
+
+
 @frozen
 class Patience:
     """How to retry: full jitter between zero and a bound that doubles.
@@ -36,6 +43,7 @@ class Patience:
     :ivar clock: the reactor.
     :ivar random: returns a float from 0 to 1.
     :ivar total: seconds from the first attempt on, after which no further one is begun.
+    :ivar most_asked: seconds of a wait that the store asks for that are granted; a clock of its may be wrong.
     """
 
     clock: Any
@@ -43,18 +51,20 @@ class Patience:
     total: float = 30.0
     first: float = 0.05
     longest: float = 20.0
+    most_asked: float = 120.0
 
     def delay(self, attempts: int, asked: float | None) -> float:
         """Return how many seconds to wait after ``attempts`` attempts; at least what the store asked for."""
         bound: float = min(self.longest, self.first * 2.0 ** min(attempts - 1, 30))
-        return max(asked or 0.0, bound * self.random())
+        return max(min(asked or 0.0, self.most_asked), bound * self.random())
 
 
 @define
 class Doubts:
-    """How many attempts of one call have an unknown outcome so far."""
+    """How many attempts of one call have an unknown outcome so far, and :ivar hung: how many were just not answered."""
 
     count: int = 0
+    hung: int = 0
 
 
 async def persist(
@@ -66,6 +76,7 @@ async def persist(
     :param attempt: is told of the doubts that earlier attempts left.
     :param trouble: told the reason of each failed attempt.
     :raise StoreUnavailable: the patience is over.
+    :raise MaybeMine: a condition failed, perhaps because of an earlier attempt.
     """
     started = patience.clock.seconds()
     doubts = Doubts()
@@ -76,6 +87,7 @@ async def persist(
         except Later as later:
             attempts += 1
             doubts.count += later.doubtful
+            doubts.hung += isinstance(later, Hung)
             trouble(str(later))
             delay = patience.delay(attempts, later.wait)
             waited = patience.clock.seconds() - started

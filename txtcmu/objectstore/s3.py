@@ -23,25 +23,34 @@ from zope.interface import implementer
 from txtcmu.errors import ObjectStoreError, PreconditionFailed
 from txtcmu.interfaces import IObjectStore
 from txtcmu.objectstore.checksums import CHECKSUMS, GRAIN, Damaged, Window, checksums, verify
-from txtcmu.objectstore.http import HTTP, Reply
+from txtcmu.objectstore.http import HTTP, LARGE, Reply
 from txtcmu.objectstore.objects import ObjectDamaged, Receipt, StoredObject
 from txtcmu.objectstore.retry import Doubts, Later, Patience, persist
 from txtcmu.objectstore.s3errors import error_code, refusal
 from txtcmu.objectstore.settings import S3Settings
+from txtcmu.objectstore.startingline import StartingLine
 from txtcmu.threads import run
 
 __all__ = ["S3ObjectStore", "connect"]
 
 _META = "x-amz-meta-"
-_RATE = 1 << 20  # bytes per second that a request's deadline allows for
+# Seconds until an attempt is given up: for the reply to come, more with each one that hung, and for the bytes.
+_QUICK = 2.0  # of a small object; its reply is all that takes time
+_ANSWER = 5.0
+_RATE = 1e6  # bytes per second
+_SLOWER = 8  # times, at most: a slow line must get it through at last, however many share it
 _NOTHING = sha256(b"").hexdigest()
-_LARGE = 1 << 20  # hashing more takes milliseconds: not in the reactor's thread
+_HASHED = 1 << 20  # more takes milliseconds: not in the reactor's thread
 _DAMAGED = 4  # replies in a row, and it is the object that is damaged
 
 T = TypeVar("T")
 
 
 class _Signs(Protocol):
+    generation: int
+
+    async def reconsider(self, generation: int, code: str, date: str) -> bool: ...
+
     async def sign(self, method: str, url: str, headers: Mapping[str, str], payload_hash: str) -> dict[str, str]: ...
 
 
@@ -108,6 +117,17 @@ class S3ObjectStore:
         """Close connections."""
         return Deferred.fromCoroutine(self._http.close())
 
+    def together(self, count: int) -> S3ObjectStore:
+        """Return the same store for ``count`` PUTs that have to be at the server at the same time.
+
+        They share its connections, but not the limit on them; it need not be closed.
+        """
+        line = StartingLine(self._reactor, self._http.agent, count)
+        settings = evolve(self.settings, connections=count)
+        twin = S3ObjectStore(self._reactor, settings, self._signer, self._patience, line)
+        twin.quote_etags = self.quote_etags
+        return twin
+
     async def _get(self, key: str, start: int, length: int | None, checked: bool) -> StoredObject | None:
         if not checked:
             window = Window.around(start, length, 1)
@@ -137,9 +157,9 @@ class S3ObjectStore:
         reads = (self._size if window.stop is None else window.stop) - window.start
         damaged = 0
 
-        async def attempt(_: Doubts) -> tuple[StoredObject | None, int | None]:
+        async def attempt(doubts: Doubts) -> tuple[StoredObject | None, int | None]:
             nonlocal damaged
-            reply = await self._attempt("GET", url, window.header, b"", _NOTHING, reads)
+            reply = await self._attempt("GET", url, window.header, b"", _NOTHING, doubts.hung, reads)
             if reply.status == 404:
                 code = error_code(reply.body)[0]
                 if code == "NoSuchKey":
@@ -149,7 +169,7 @@ class S3ObjectStore:
                 if code != "NoSuchBucket" and damaged < _DAMAGED:
                     raise Later(f"{key}: a 404 that says nothing", doubtful=False)
             if reply.status == 416:
-                found = await self._head_request(key)
+                found = await self._head_request(key, doubts.hung)
                 if found is not None and found.size > window.start:
                     raise Later(f"{key}: it was replaced while it was read", doubtful=False)
                 return found, None
@@ -184,8 +204,8 @@ class S3ObjectStore:
             )
         return evolve(found, size=int(size), data=reply.body)
 
-    async def _head_request(self, key: str) -> StoredObject | None:
-        reply = await self._attempt("HEAD", self.settings.url(key), {}, b"", _NOTHING, 0)
+    async def _head_request(self, key: str, hung: int) -> StoredObject | None:
+        reply = await self._attempt("HEAD", self.settings.url(key), {}, b"", _NOTHING, hung)
         if reply.status not in (200, 404):
             raise self._refuse(reply)
         return None if reply.status == 404 else self._describe(key, reply)
@@ -194,7 +214,7 @@ class S3ObjectStore:
         self, key: str, body: bytes, metadata: Mapping[str, str], if_match: str | None, absent: bool, checked: bool
     ) -> Receipt:
         headers = {_META + name: value for name, value in metadata.items()}
-        if len(body) > _LARGE:
+        if len(body) > _HASHED:
             digest, payload_hash, sums = await run(self._reactor, self._hash, body, checked)
         else:
             digest, payload_hash, sums = self._hash(body, checked)
@@ -219,7 +239,7 @@ class S3ObjectStore:
         refused = (404, 412) if if_match is not None else (412,)
 
         async def attempt(doubts: Doubts) -> Receipt:
-            reply = await self._attempt(method, self.settings.url(key), headers, body, payload_hash, 0)
+            reply = await self._attempt(method, self.settings.url(key), headers, body, payload_hash, doubts.hung)
             if reply.status == 412 or (reply.status in refused and error_code(reply.body)[0] == "NoSuchKey"):
                 raise PreconditionFailed(f"{key}: the object is not as the condition says")
             if reply.status not in (200, 204) and not (method == "DELETE" and reply.status == 404):
@@ -238,9 +258,9 @@ class S3ObjectStore:
         url = self.settings.url("", query.items())
         damaged = 0
 
-        async def attempt(_: Doubts) -> list[StoredObject]:
+        async def attempt(doubts: Doubts) -> list[StoredObject]:
             nonlocal damaged
-            reply = await self._attempt("GET", url, {}, b"", _NOTHING, 0)
+            reply = await self._attempt("GET", url, {}, b"", _NOTHING, doubts.hung)
             if reply.status != 200:
                 raise self._refuse(reply)
             try:
@@ -255,11 +275,32 @@ class S3ObjectStore:
         return await self._persist(f"LIST {prefix}", attempt)
 
     async def _attempt(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes, payload_hash: str, reads: int
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        payload_hash: str,
+        hung: int,
+        reads: int | None = None,
     ) -> Reply:
-        signed = await self._signer.sign(method, url, headers, payload_hash)
-        seconds = self.settings.request_timeout + max(len(body), reads) / _RATE
-        return await self._http.exchange(method, url, signed, body, seconds)
+        """Make one attempt, and another if a new signature may mend what is wrong.
+
+        :param hung: how many earlier attempts of this request were not answered in time.
+        :param reads: how many bytes of an object will come, ``None`` if it is none that is read.
+        """
+        answer = _QUICK if reads is not None and reads < LARGE else _ANSWER
+        seconds = min(self.settings.request_timeout, answer * 2.0 ** min(hung, 30))
+        seconds += max(len(body), reads or 0) / _RATE * min(_SLOWER, 2**hung)
+        while True:
+            signed = await self._signer.sign(method, url, headers, payload_hash)
+            generation = self._signer.generation
+            reply = await self._http.exchange(method, url, signed, body, seconds)
+            if reply.status not in (400, 401, 403):
+                return reply
+            code, date = error_code(reply.body)[0], reply.headers.get("date", "")
+            if not await self._signer.reconsider(generation, code, date):
+                return reply
 
     async def _persist(self, what: str, attempt: Callable[[Doubts], Awaitable[T]]) -> T:
         result = await persist(self._patience, what, attempt, self._trouble)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from xml.etree import ElementTree
 
 from txtcmu.errors import ObjectStoreError
@@ -22,6 +24,7 @@ _LATER_CODES = _UNTOUCHED | {
     "RequestTimeout",
     "XAmzContentSHA256Mismatch",
 }
+_EXPIRED = "the session token has expired; put new temporary credentials into the profile, and start anew"
 _REGION = frozenset({"AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraintException"})
 _MENDS = {
     "AccessDenied": "these credentials may not do that: grant s3:GetObject, PutObject, DeleteObject and ListBucket",
@@ -51,19 +54,35 @@ def refusal(settings: S3Settings, status: int, headers: dict[str, str], body: by
     """Return what to raise for a reply that is not the hoped-for one."""
     code, message, region = error_code(body)
     where = settings.endpoint or f"s3.{settings.region}"
+    if code == "ExpiredToken" and settings.session_token:  # which nobody but a person renews
+        return ObjectStoreError(f"bucket {settings.bucket} at {where}: {status} {code}: {_EXPIRED}")
     if status in _LATER_STATUS or code in _LATER_CODES:
-        wait = headers.get("retry-after", "")
         return Later(
             f"{where} answered {status} {code}".rstrip(),
             # A rejected request was not applied; of one that failed inside the store, or on the way back from it
             # through a proxy, nobody knows.
             doubtful=status >= 500 and code not in _UNTOUCHED,
-            wait=float(wait) if wait.isdigit() else None,
+            wait=_wanted(headers),
         )
     region = region or headers.get("x-amz-bucket-region", "")
     if code in _REGION or (status in (301, 307, 308) and region):
         mend = f"the bucket is in another region; set region={region or 'that of the bucket'}"
+    elif b"HTTPS" in body and where.startswith("http:"):
+        mend = "what answers there speaks TLS; write the endpoint with https://"
     else:
         mend = _MENDS.get(code) or message or "see whether the endpoint is that of an S3 service"
     what = f"{status} {code}".strip()
     return ObjectStoreError(f"bucket {settings.bucket} at {where}: {what}: {mend}")
+
+
+def _wanted(headers: dict[str, str]) -> float | None:
+    """Return the seconds of Retry-After, which may be a date (RFC 9110 10.2.3): then by the store's own clock."""
+    text = headers.get("retry-after", "")
+    if text.isdecimal():
+        return float(text)
+    try:
+        until = parsedate_to_datetime(text)
+        now = parsedate_to_datetime(headers["date"]) if "date" in headers else datetime.now(UTC)
+        return max(0.0, (until - now).total_seconds())
+    except (TypeError, ValueError):  # the former: one of them has no time zone
+        return None

@@ -43,7 +43,8 @@ class S3Settings:
     :ivar endpoint: URL of the service without a path; ``""`` is AWS's own of the region.
     :ivar region: ``""`` leaves it to the environment and AWS's files.
     :ivar addressing: ``path``, ``virtual`` or ``auto``: virtual host for AWS, path for everybody else.
-    :ivar request_timeout: seconds for one attempt of a small request; a second is added for each MiB.
+    :ivar connections: most requests at a time.
+    :ivar request_timeout: most seconds for one attempt of a small request.
     """
 
     bucket: str
@@ -54,7 +55,7 @@ class S3Settings:
     session_token: str = field(default="", repr=False)
     aws_profile: str = ""
     addressing: str = "auto"
-    connections: int = 16
+    connections: int = 64
     request_timeout: float = 10
 
     @classmethod
@@ -72,7 +73,7 @@ class S3Settings:
             session_token=options.get("session_token", ""),
             aws_profile=options.get("aws_profile", ""),
             addressing=config.choice("addressing", ("auto", "path", "virtual")),
-            connections=config.integer("connections", 16, 1, 256),
+            connections=config.integer("connections", 64, 1, 256),
             request_timeout=config.integer("request_timeout", 10, 1, 600),
         )
         if not _BUCKET.fullmatch(bucket):

@@ -86,6 +86,7 @@ class FakeBucket:
     :ivar objects: what is stored.
     :ivar conditions: False makes it a store that ignores conditions, as several do.
     :ivar delete_conditions: the same for DELETE alone.
+    :ivar expired: session tokens that are good no more; all others are good.
     """
 
     conditions = True
@@ -94,9 +95,17 @@ class FakeBucket:
     access_key = "fake-key"
     secret_key = "fake-secret"
     region = "us-east-1"
+    #: Seconds that its clock is before this host's.
+    clock_ahead = 0.0
 
     def __init__(self) -> None:
         self.objects = MemoryObjectStore()
+        self.expired: set[str] = set()
+
+    @property
+    def now(self) -> datetime:
+        """What time it is here."""
+        return datetime.now(UTC) + timedelta(seconds=self.clock_ahead)
 
     def refusal(self, sent: Sent) -> Answer | None:
         """Return the error reply to a request that is not properly signed, or not intact."""
@@ -105,11 +114,13 @@ class FakeBucket:
         fields = dict(part.strip().partition("=")[::2] for part in rest.split(","))
         if scheme != "AWS4-HMAC-SHA256":
             return error(403, "AccessDenied")
-        if abs(datetime.now(UTC) - datetime.strptime(headers["x-amz-date"], "%Y%m%dT%H%M%S%z")) > _SKEW:
+        if abs(self.now - datetime.strptime(headers["x-amz-date"], "%Y%m%dT%H%M%S%z")) > _SKEW:
             return error(403, "RequestTimeTooSkewed")
         access_key, _, scope = fields["Credential"].partition("/")
         if access_key != self.access_key:
             return error(403, "InvalidAccessKeyId")
+        if headers.get("x-amz-security-token") in self.expired:
+            return error(400, "ExpiredToken")
         region = scope.split("/")[1]
         if region != self.region:
             return error(400, "AuthorizationHeaderMalformed")
