@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase, TestCase
@@ -16,8 +20,13 @@ from tests.backstores.dirload import BLOCK, BLOCKS, OPTIONS, target
 from txtcmu.backstores import volumes
 from txtcmu.backstores.dir import DirFactory
 from txtcmu.devconfig import DeviceConfig, DeviceParameters
+from txtcmu.errors import FencedError
 from txtcmu.interfaces import IDiscard, IResizable, IVectoredBackstore, IWriteZeroes
+from txtcmu.objectstore import objectfiles
 from txtcmu.objectstore.directory import connect
+from txtcmu.objectstore.objectfiles import SystemCalls
+from txtcmu.objectstore.objects import StoreBroken
+from txtcmu.results import as_deferred
 from txtcmu.testing.contract import BackstoreContract
 from txtcmu.testing.reactor import FakeReactor
 from txtcmu.volume.fsck import check_volume
@@ -36,8 +45,6 @@ class DirContractTests(BackstoreContract, TestCase):
 
     def parameters(self, size: int) -> DeviceParameters:
         """Return what the service would pass."""
-        from twisted.internet import reactor
-
         config = DeviceConfig("dir", str(self.folder)[1:], {"batch": "256K", "cache": "256K"})
         return DeviceParameters(config, size, 512, reactor, Logger())
 
@@ -53,6 +60,58 @@ class DirContractTests(BackstoreContract, TestCase):
         backstore.abandon()
         volumes._open.clear()
         return await DirFactory().open(self.parameters(backstore.size))
+
+
+class FailingDirectories(SystemCalls):
+    """A disk that cannot write directories, while ``broken``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.broken = False
+        fsync = self.fsync
+
+        def failing(fd: Any) -> None:
+            if self.broken and os.path.isdir(f"/proc/self/fd/{fd}"):
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            fsync(fd)
+
+        self.fsync = failing
+
+
+class BrokenTests(TestCase):
+    """A directory whose fsync failed: nobody knows what of the latest changes is durable."""
+
+    async def test_flushes_fail_until_it_is_opened_anew(self) -> None:
+        """Nothing hangs; every write and flush fails at once, even if the disk beneath is well again."""
+        system = FailingDirectories()
+        self.patch(objectfiles, "SystemCalls", lambda: system)
+        config = DeviceConfig("dir", str(Path(self.mktemp()).absolute())[1:], {"batch": "256K"})
+        parameters = DeviceParameters(config, 1 << 20, 512, reactor, Logger())
+        self.addCleanup(volumes._open.clear)
+        await DirFactory().create(parameters)
+        disk = await DirFactory().open(parameters)
+        disk.write(0, memoryview(b"a" * BLOCK))
+        await disk.flush()
+        system.broken = True
+        disk.write(BLOCK, memoryview(b"b" * BLOCK))
+        await self.refused(disk.flush)
+        self.assertEqual(len(self.flushLoggedErrors(StoreBroken)), 1)
+        system.broken = False
+        await self.refused(disk.flush)
+        await self.refused(lambda: disk.write(2 * BLOCK, memoryview(b"c" * BLOCK)))
+        await disk.close()
+        disk = await DirFactory().open(parameters)
+        found = bytes(await as_deferred(disk.read(0, 3 * BLOCK)))
+        self.assertIn(found, (b"a" * BLOCK + second * BLOCK + bytes(BLOCK) for second in (b"b", b"\0")))
+        disk.write(BLOCK, memoryview(b"d" * BLOCK))
+        await disk.flush()
+        await disk.close()
+
+    async def refused(self, action: Callable[[], Any]) -> None:
+        """Assert that an action fails, and waits for a person."""
+        with self.assertRaises(FencedError) as caught:
+            await as_deferred(action())
+        self.assertIn("fsync of a directory failed", str(caught.exception))
 
 
 class KillTests(SynchronousTestCase):

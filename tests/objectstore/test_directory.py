@@ -21,7 +21,7 @@ from txtcmu.errors import ObjectStoreError, PreconditionFailed, SpaceExhaustedEr
 from txtcmu.interfaces import IObjectStore
 from txtcmu.objectstore.directory import DirectoryObjectStore, connect
 from txtcmu.objectstore.objectfiles import ObjectFiles, SystemCalls
-from txtcmu.objectstore.objects import ObjectDamaged
+from txtcmu.objectstore.objects import ObjectDamaged, StoreBroken
 from txtcmu.objectstore.probe import probe
 from txtcmu.objectstore.retry import Patience
 
@@ -223,7 +223,7 @@ class FailureTests(DirectoryCase):
         """Nobody is told afterwards that the object is there, or is not; and no such fsync is tried again."""
         await self.store.put("old", b"old")
         calls = self.fail_with("fsync", errno.EIO, self.is_directory)
-        await self.line(self.store.put("new", b"new", absent=True), StoreUnavailable, "not known", "check the file")
+        await self.line(self.store.put("new", b"new", absent=True), StoreBroken, "not known", "check the file")
         for request in (
             lambda: self.store.put("new", b"new", absent=True),
             lambda: self.store.put("other", b"other"),
@@ -231,7 +231,7 @@ class FailureTests(DirectoryCase):
             lambda: self.store.get("new"),
             lambda: self.store.list("n"),
         ):
-            await self.line(request(), StoreUnavailable, "not known")
+            await self.line(request(), StoreBroken, "not known")
         self.assertEqual(len(calls), 1)
         self.assertEqual((await self.store.get("old")).data, b"old")
         self.assertEqual((await (await self.connect()).get("new")).data, b"new")
@@ -240,7 +240,7 @@ class FailureTests(DirectoryCase):
         """Nobody knows whether a deletion is durable whose fsync failed."""
         await self.store.put("old", b"old")
         self.fail_with("fsync", errno.EIO, self.is_directory)
-        await self.line(self.store.delete("old"), StoreUnavailable, "not known")
+        await self.line(self.store.delete("old"), StoreBroken, "not known")
 
     async def test_damage(self) -> None:
         """A file that was cut, or overwritten at its end, is damaged: listed without an etag, and never read."""

@@ -159,7 +159,7 @@ class ConnectionTests(RealCase):
         reading.cancel()
         [(success, result)] = await DeferredList([reading], consumeErrors=True)
         self.assertFalse(success)
-        self.assertTrue(result.check(CancelledError))  # type: ignore[union-attr]
+        self.assertTrue(result.check(CancelledError))
         self.assertEqual(self.fake.requests, [])
 
     async def test_reads_pass_large_writes(self) -> None:

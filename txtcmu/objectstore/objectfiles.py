@@ -26,9 +26,9 @@ from threading import Lock
 from typing import Any
 from zlib import crc32
 
-from txtcmu.errors import ObjectStoreError, PreconditionFailed, StoreUnavailable
+from txtcmu.errors import ObjectStoreError, PreconditionFailed
 from txtcmu.objectstore.filenames import path_of, walk
-from txtcmu.objectstore.objects import ObjectDamaged, StoredObject
+from txtcmu.objectstore.objects import ObjectDamaged, StoreBroken, StoredObject
 from txtcmu.objectstore.retry import Later
 
 __all__ = ["ObjectFiles", "SystemCalls"]
@@ -88,7 +88,7 @@ class ObjectFiles:
 
         :raise PreconditionFailed: the condition does not hold.
         :raise Later: another process holds the lock.
-        :raise StoreUnavailable: an fsync of a directory failed, now or earlier: nobody knows what is durable.
+        :raise StoreBroken: an fsync of a directory failed, now or earlier: nobody knows what is durable.
         """
         self._refuse_after_failure()
         try:
@@ -266,13 +266,13 @@ class ObjectFiles:
                 f"{self.path}: fsync of a directory failed ({error.strerror}), so what is durable is not known;"
                 " see dmesg, check the file system, then start anew"
             )
-            self._refuse_after_failure()
         finally:
             os.close(fd)
+        self._refuse_after_failure()  # one beside this may have failed for what this should have written
 
     def _refuse_after_failure(self) -> None:
         if self._failure:
-            raise StoreUnavailable(self._failure)
+            raise StoreBroken(self._failure)
 
     def _describe(self, fd: int, path: str) -> tuple[dict[str, Any], int]:
         """Return the description of a file, and the length of its body."""

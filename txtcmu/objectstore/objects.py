@@ -8,7 +8,7 @@ from attrs import Factory, field, frozen
 
 from txtcmu.errors import ObjectStoreError, PreconditionFailed
 
-__all__ = ["MaybeMine", "ObjectDamaged", "Receipt", "StoredObject"]
+__all__ = ["MaybeMine", "ObjectDamaged", "Receipt", "StoreBroken", "StoredObject"]
 
 
 @frozen
@@ -54,3 +54,10 @@ class MaybeMine(PreconditionFailed):
 
 class ObjectDamaged(ObjectStoreError):  # noqa: N818
     """An object's bytes are not those that were stored, however often they are read."""
+
+
+class StoreBroken(ObjectStoreError):  # noqa: N818
+    """The store does not know any more what of the latest changes is durable, and will not: every other one fails so.
+
+    Trying again is vain, and worse: it might succeed, and mean nothing.
+    """

@@ -10,7 +10,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from txtcmu.errors import ObjectStoreError, PreconditionFailed, StoreUnavailable
-from txtcmu.objectstore.objects import ObjectDamaged, StoredObject
+from txtcmu.objectstore.objects import ObjectDamaged, StoreBroken, StoredObject
 from txtcmu.volume.errors import Damaged
 
 __all__ = ["PersistentStore", "read_again"]
@@ -59,6 +59,7 @@ class PersistentStore:
         """Create an object.
 
         :raise PreconditionFailed: there is one, which may be this: an attempt whose reply was lost may have landed.
+        :raise StoreBroken: nothing that it takes can be relied upon any more.
         """
         await self._persist(key, lambda: self._store.put(key, data, absent=True, checked=False))
 
@@ -66,7 +67,7 @@ class PersistentStore:
         while True:
             try:
                 return await request()
-            except (PreconditionFailed, ObjectDamaged):
+            except (PreconditionFailed, ObjectDamaged, StoreBroken):
                 raise
             except StoreUnavailable as error:
                 _log.warn("{key}: {error}; trying on", key=key, error=error)
