@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import random
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -9,16 +10,19 @@ from twisted.internet.defer import Deferred
 from txtcmu.errors import ObjectStoreError, PreconditionFailed
 from txtcmu.objectstore.http import HTTP, Reply
 from txtcmu.objectstore.objects import Receipt, StoredObject
+from txtcmu.objectstore.retry import Doubts, Patience, persist
+from txtcmu.objectstore.startingline import StartingLine
 
 __all__ = ["DAVStore"]
 
 
 class DAVStore:
-    """Objects below a URL that ends with a slash; nothing is tried again."""
+    """Objects below a URL that ends with a slash."""
 
-    def __init__(self, reactor: Any, url: str, connections: int = 16) -> None:
+    def __init__(self, reactor: Any, url: str, agent: Any = None) -> None:
+        self._reactor = reactor
         self._url = url
-        self._http = HTTP(reactor, connections)
+        self._http = HTTP(reactor, 16, agent)
 
     def get(self, key: str) -> Deferred[StoredObject | None]:
         """Read an object."""
@@ -31,6 +35,10 @@ class DAVStore:
     def delete(self, key: str, *, if_match: str | None = None) -> Deferred[Receipt]:
         """Remove an object."""
         return Deferred.fromCoroutine(self._change("DELETE", key, b"", _condition(if_match, False)))
+
+    def together(self, count: int) -> DAVStore:
+        """Return the same store for PUTs that have to be at the server at the same time."""
+        return DAVStore(self._reactor, self._url, StartingLine(self._reactor, self._http.agent, count))
 
     def close(self) -> Deferred[None]:
         """Close connections."""
@@ -49,14 +57,18 @@ class DAVStore:
 
     async def _change(self, method: str, key: str, data: bytes, condition: dict[str, str]) -> Receipt:
         reply = await self._exchange(method, key, data, condition)
-        if reply.status == 412:
-            raise PreconditionFailed(key)
-        if reply.status not in (200, 201, 204):
+        if reply.status not in (200, 201, 204) and (method, reply.status) != ("DELETE", 404):
             raise ObjectStoreError(f"{method} {key}: {reply.status}")
         return Receipt("")
 
     async def _exchange(self, method: str, key: str, data: bytes, headers: dict[str, str]) -> Reply:
-        return await self._http.exchange(method, self._url + key, headers, data, 30.0)
+        async def attempt(_: Doubts) -> Reply:
+            reply = await self._http.exchange(method, self._url + key, headers, data, 30.0)
+            if reply.status == 412:
+                raise PreconditionFailed(key)
+            return reply
+
+        return await persist(Patience(self._reactor, random), f"{method} {key}", attempt, lambda _: None)
 
 
 def _condition(if_match: str | None, absent: bool) -> dict[str, str]:

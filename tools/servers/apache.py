@@ -34,6 +34,8 @@ class Apache(S3Server):
             "</Directory>",
             "KeepAliveTimeout 60",
             "MaxKeepAliveRequests 0",
+            "ThreadsPerChild 64",  # each waits for the end of a body
+            "MaxRequestWorkers 64",
         ]
         configuration.write_text("\n".join([*lines, ""]))
         apache = program("apache2", "apt-get install apache2-bin", "/usr/sbin:/usr/bin")
