@@ -1,4 +1,4 @@
-"""``ROUNDS=200 python -m tests.races``: daemons race for volumes on SeaweedFS; ``SEED=n``: one round."""
+"""``ROUNDS=200 JOBS=2 python -m tests.races``: daemons race for volumes on SeaweedFS; ``SEED=n``: one round."""
 
 from __future__ import annotations
 
