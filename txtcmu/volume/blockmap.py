@@ -159,9 +159,8 @@ class BlockMap:
         """Replace the locations of ``blocks``, each of them named once."""
         if not len(blocks):
             return _NOTHING
-        leaves = np.unique(blocks // self.leaf_blocks)
-        for leaf in leaves:
-            self._touch(int(leaf))
+        for leaf in set((blocks // self.leaf_blocks).tolist()):
+            self._touch(leaf)
         replaced = self._where[blocks]
         self._where[blocks] = where
         return _known(replaced)

@@ -177,12 +177,14 @@ def _check_entries(header: Header) -> None:
         if header.data_slots:
             raise Damaged("it has slots without entries")
         return
-    ends = entries["block"] + entries["count"]
-    if (entries["count"] == 0).any() or (ends < entries["block"]).any() or (ends[:-1] > entries["block"][1:]).any():
+    blocks, counts, slots = entries["block"], entries["count"].astype(np.uint64), entries["slot"]
+    ends = blocks + counts
+    if not counts.all() or (ends < blocks).any() or (ends[:-1] > blocks[1:]).any():
         raise Damaged("its entries overlap, or are not in order")
-    stored = entries[entries["slot"] > 0]
-    expected = header.slots + np.concatenate(([0], np.cumsum(stored["count"], dtype=np.uint64)))
-    if (stored["slot"] != expected[:-1]).any() or expected[-1] != header.slots + header.data_slots:
+    stored = slots > 0
+    counts = counts[stored]
+    last = counts.cumsum()
+    if (slots[stored] != last - counts + np.uint64(header.slots)).any() or counts.sum() != header.data_slots:
         raise Damaged("its entries do not fit its slots")
 
 

@@ -160,11 +160,11 @@ class Replay:
         for run in entries[entries["slot"] == 0]:
             inventory.displaced(blocks_map.discard(int(run["block"]), int(run["count"])))
         if len(stored):
-            counts = stored["count"].astype(np.int64)
-            within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-            blocks = np.repeat(stored["block"], counts) + within.astype(np.uint64)
-            slots = np.repeat(stored["slot"], counts).astype(np.uint64) + within.astype(np.uint64)
-            inventory.displaced(blocks_map.commit(blocks, np.uint64(location(header.seq, 0)) + slots))
+            # The slots of an object's runs follow one another.
+            counts = stored["count"]
+            slots = np.arange(header.data_slots, dtype=np.uint64)
+            blocks = np.repeat(stored["block"] + counts - counts.cumsum(dtype=np.uint64), counts) + slots
+            inventory.displaced(blocks_map.commit(blocks, np.uint64(location(header.seq, header.slots)) + slots))
         self.next += 1
         self.replayed += 1
 
