@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import pytest
@@ -68,6 +69,24 @@ class SeaweedFSTests(StoreContract, WireContract, TestCase):
             store = await self.connect(**options)
             with self.assertRaisesRegex(ObjectStoreError, word):
                 await store.get("key")
+
+    async def test_wrong_endpoints(self) -> None:
+        """TLS with a server that has none, and another bucket than there is, are one line each."""
+        store = await self.connect(endpoint=self.server.endpoint.replace("http:", "https:"))
+        with self.assertRaisesRegex(ObjectStoreError, "no TLS; write the endpoint with http://"):
+            await store.get("key")
+        self.server = copy(self.server)
+        self.server.bucket = "none-such"
+        store = await self.connect()
+        with self.assertRaisesRegex(ObjectStoreError, "NoSuchBucket: there is no such bucket; create it"):
+            await store.get("key")
+
+    async def test_wrong_clock(self) -> None:
+        """A host whose clock is wrong goes by the server's."""
+        for ahead in (7200.0, -7200.0):
+            self.store._signer._ahead = ahead
+            await self.store.put(self.prefix + "key", b"data")
+            self.assertLess(abs(self.store._signer._ahead), 60)
 
     async def test_large_objects(self) -> None:
         """An object of many chunks comes back whole and in parts."""
