@@ -50,6 +50,60 @@ class FaultTests(VolumeCase):
         self.done(self.read(volume, 75))
         self.done(volume.close())
 
+    def object_of(self, block: int) -> str:
+        """Return the key of the object that holds a block which :meth:`write` has written alone."""
+        [key] = [key for key, found in self.store.objects.items() if bytes([block]) * BLOCK in found.data]
+        return key
+
+    def test_lost_object(self) -> None:
+        """An object that is not there, though nobody else had the volume, is a medium error at the block."""
+        volume = self.open()
+        for block in (5, 6):
+            self.done(self.write(volume, block))
+        key = self.object_of(5)
+        del self.store.objects[key]
+        before = self.store.requests.count(("get", "head"))
+        error = self.failureResultOf(self.read(volume, 5), MediumError).value
+        self.assertEqual((str(error), error.offset), (f"object {key} is missing", 5 * BLOCK))
+        self.assertEqual(self.store.requests.count(("get", "head")), before + 1)
+        self.done(self.write(volume, 6))
+        volume.abandon()
+
+    def test_object_deleted_by_the_winner(self) -> None:
+        """If another has taken the volume over, and deleted what he needs no more, that is what the error says."""
+        loser = self.open()
+        for block in (5, 6):
+            self.done(self.write(loser, block))
+        winner = self.open("elsewhere")
+        key = self.object_of(5)
+        self.assertIsNone(winner.discard(5 * BLOCK, BLOCK))
+        self.done(winner.close())
+        self.assertNotIn(key, self.store.objects)
+        self.assertIn("on elsewhere", str(self.failureResultOf(self.read(loser, 5), FencedError).value))
+        loser.abandon()
+
+    def test_block_that_moved(self) -> None:
+        """A block that is written elsewhere while it is read, whose object is deleted by that, is read from there."""
+        volume = self.open()
+        for block in (5, 6):
+            self.done(self.write(volume, block))
+        gate, get = Deferred[None](), self.store.get
+
+        def late(key: str, *args: Any, **options: Any) -> Any:
+            return gate.addCallback(lambda _: get(key, *args, **options))
+
+        buffer = bytearray(BLOCK)
+        with mock.patch.object(self.store, "get", late):
+            reading = as_deferred(volume.read(5 * BLOCK, [memoryview(buffer)]))
+        key = self.object_of(5)
+        volume.write(5 * BLOCK, memoryview(b"new!" * 1024))
+        self.done(volume.checkpoint())
+        self.assertNotIn(key, self.store.objects)
+        gate.callback(None)
+        self.done(reading)
+        self.assertEqual(bytes(buffer), b"new!" * 1024)
+        self.done(volume.close())
+
     def test_winner(self) -> None:
         """Whoever has taken the volume over is named at once."""
         loser = self.open()
