@@ -50,3 +50,7 @@ simulate: setup ## Simulate a volume, SEEDS=500 times, and its mutants; SEED=n H
 .PHONY: bench-ring
 bench-ring: setup ## Measure the ring
 	@$(BIN)/python -m benchmarks.ring
+
+.PHONY: bench-volume
+bench-volume: setup ## Measure opening, UNMAP and idleness of volumes
+	@$(BIN)/python -m benchmarks.volume
