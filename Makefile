@@ -31,8 +31,8 @@ docs: site ## Build the site into build/docs/html, warnings being errors; run it
 .PHONY: test
 test: lint site ## Check style and types, build the site, run all tests, those in the guest included: what CI runs
 	@# The guest leaves a processor idle most of the time: the other tests take that, and are shown when both are done.
-	@nice $(BIN)/pytest -q tests --ignore=tests/kernel >build/tests.log 2>&1 & rest=$$!; \
-	$(BIN)/pytest -q tests/kernel; guest=$$?; \
+	@nice $(BIN)/pytest -q tests --ignore=tests/kernel --ignore=tests/guests >build/tests.log 2>&1 & rest=$$!; \
+	$(BIN)/pytest -q tests/kernel tests/guests; guest=$$?; \
 	wait $$rest; rest=$$?; cat build/tests.log; exit $$((guest || rest))
 
 .PHONY: guest
@@ -42,6 +42,10 @@ guest: setup ## Run CMD='...' in a guest with the real kernel, or a shell on thi
 .PHONY: demo
 demo: setup ## Show an S3 bucket as a disk, from nothing to a restart
 	@$(BIN)/python -m tools.demo
+
+.PHONY: crash
+crash: setup ## Kill daemons on the real kernel, ROUNDS=20 times, while files are fsynced
+	@$(BIN)/python -m tests.kernel.crash
 
 .PHONY: simulate
 simulate: setup ## Simulate a volume, SEEDS=500 times, and its mutants; SEED=n HISTORY=file: one; MUTANTS=directory

@@ -23,6 +23,8 @@ from tools.guest.streams import MarkedStream, Sink
 
 __all__ = ["Machine"]
 
+BINARIES = ROOT / ".venv" / "bin"
+
 KEPT_RUNS = 5
 """Directories of runs that failed are kept, this many."""
 
@@ -76,7 +78,7 @@ class Machine:
         booted = kernel.fetch()
         image = initramfs.build(booted)
         accelerator = "tcg" if self._hardware.counted else accel.choose(booted, image)
-        _compile_sources()
+        _prepare_sources()
         self._write_session(booted)
         theirs: dict[str, socket.socket] = {}
         for name, sink in self._sinks.items():
@@ -166,11 +168,10 @@ class Machine:
 
     def _write_session(self, booted: kernel.Kernel) -> None:
         """Write the script that the guest's init ends in: environment, then session.sh with the command."""
-        binaries = ROOT / ".venv" / "bin"
         environment = {
             "HOME": "/root",
             "LANG": "C.UTF-8",
-            "PATH": f"{binaries}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "PATH": f"{BINARIES}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "TERM": os.environ.get("TERM", "dumb"),
             "TXTCMU_GUEST": "1",
             "TXTCMU_MODULES": str(booted.modules),
@@ -187,10 +188,13 @@ class Machine:
         (self.share / "session").write_text("\n".join(lines) + "\n")
 
 
-def _compile_sources() -> None:
-    """Compile on the host: it is fast here, and the guest could not keep what it compiled."""
+def _prepare_sources() -> None:
+    """Compile, and have Twisted write its lists of plugins: it is fast here, and the guest could not keep them."""
     for name in ("txtcmu", "twisted", "tools", "tests", "benchmarks", "examples"):
         compileall.compile_dir(ROOT / name, quiet=2)
+    path = os.pathsep.join([str(ROOT / "tests" / "kernel" / "plugins"), os.environ.get("PYTHONPATH", "")])
+    listing = [str(BINARIES / "twist"), "tcmu", "--list-handlers"]
+    subprocess.run(listing, env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.DEVNULL, check=True)
 
 
 def _prune() -> None:

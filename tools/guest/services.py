@@ -34,7 +34,7 @@ def _s3(directory: Path) -> RunningService:
         "AWS_SECRET_ACCESS_KEY": server.secret_key,
         "AWS_DEFAULT_REGION": server.region,
     }
-    return RunningService(environment, server.stop)
+    return RunningService(environment, lambda: server.stop(patience=0))
 
 
 def _tcmu_runner(_: Path) -> RunningService:
