@@ -36,9 +36,9 @@ class DAVStore:
         """Remove an object."""
         return Deferred.fromCoroutine(self._change("DELETE", key, b"", _condition(if_match, False)))
 
-    def together(self, count: int) -> DAVStore:
+    def together(self, count: int, abreast: int) -> DAVStore:
         """Return the same store for PUTs that have to be at the server at the same time."""
-        return DAVStore(self._reactor, self._url, StartingLine(self._reactor, self._http.agent, count))
+        return DAVStore(self._reactor, self._url, StartingLine(self._reactor, self._http.agent, count, abreast))
 
     def close(self) -> Deferred[None]:
         """Close connections."""

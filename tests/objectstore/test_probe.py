@@ -170,8 +170,8 @@ class ProbeTests(SynchronousTestCase):
     def test_all_at_once(self) -> None:
         """All writers of all races are at the store at the same time, however few connections there may be."""
         bench = self.on()
-        bench.fake.faults = [Fault(method="PUT", times=4), Fault(method="PUT", times=100, answered=1.0)]
-        bench.clock.callLater(0.9, lambda: arrived.extend(bench.fake.requests))
+        bench.fake.faults = [Fault(method="PUT", times=4), Fault(method="PUT", times=100, answered=4.0)]
+        bench.clock.callLater(3.5, lambda: arrived.extend(bench.fake.requests))
         arrived: list[tuple[str, str, int]] = []
         self.assertTrue(bench.run(probe(bench.fake.connect(connections=1), PREFIX)))
         puts = Counter(key for method, key, _ in arrived[4:] if method == "PUT")

@@ -23,6 +23,7 @@ __all__ = ["probe"]
 
 _ROUNDS = 3
 _RACERS = 8
+_ABREAST = 3  # who loses on SeaweedFS waits for a lock in steps of a second, each time that others want it, too
 
 
 async def probe(store: Any, prefix: str) -> bool:
@@ -85,7 +86,7 @@ async def _race(store: Any, name: str, etag: str | None) -> None:
     """Let writers replace ``etag`` (``None``: create) at the same time."""
     condition = "If-None-Match" if etag is None else "If-Match"
     bodies = [f"{token_hex(8)} {number}".encode() for number in range(_RACERS)]
-    racing = store.together(_RACERS) if hasattr(store, "together") else store
+    racing = store.together(_RACERS, _ABREAST) if hasattr(store, "together") else store
     results: list[tuple[bool, Any]] = await DeferredList(
         [racing.put(name, body, if_match=etag, absent=etag is None) for body in bodies], consumeErrors=True
     )

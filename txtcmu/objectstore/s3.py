@@ -117,12 +117,14 @@ class S3ObjectStore:
         """Close connections."""
         return Deferred.fromCoroutine(self._http.close())
 
-    def together(self, count: int) -> S3ObjectStore:
+    def together(self, count: int, abreast: int) -> S3ObjectStore:
         """Return the same store for ``count`` PUTs that have to be at the server at the same time.
 
         They share its connections, but not the limit on them; it need not be closed.
+
+        :param abreast: see :class:`.StartingLine`.
         """
-        line = StartingLine(self._reactor, self._http.agent, count)
+        line = StartingLine(self._reactor, self._http.agent, count, abreast)
         settings = evolve(self.settings, connections=count)
         twin = S3ObjectStore(self._reactor, settings, self._signer, self._patience, line)
         twin.quote_etags = self.quote_etags

@@ -1,9 +1,9 @@
-"""Requests that are at a server at the same time: all but the last byte of each body is sent, then all the last bytes.
+"""Requests that are at a server at the same time: all but the last byte of each body is sent, then the last bytes.
 
 Writers that only begin together prove little: a server that takes one request after the other, as a small one does
 that is quick, makes no race of it.  So nobody ends before everybody has begun, and the server has had the time to look
 at what was sent.  Of the stores that decide before they have all of a body, Apache's mod_dav for one, every writer is
-told that it has won; of those that decide afterwards, without a lock, as many as are quick enough.
+told that it has won; of those that decide afterwards, without a lock, those whose ends come together.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from zope.interface import implementer
 
 __all__ = ["StartingLine"]
 
+_PATIENCE = 1.0
 _MOMENT = 0.1  # seconds, for the server to look at what it has; no distance makes that longer
 
 
@@ -60,15 +61,20 @@ class _Held:
 
 @implementer(IAgent)
 class StartingLine:
-    """Passes requests on; the bodies of the first ``count`` end together.  An attempt that is made later is not held.
+    """Passes requests on; no body ends before ``count`` have begun.  An attempt that is made later is not held.
 
     Bodies must be written in one piece.
+
+    :param abreast: how many ends are sent at once; each answer lets the next go, and a second all of them, for a
+        server may have begun with one of those that still wait.
     """
 
-    def __init__(self, reactor: Any, agent: Any, count: int) -> None:
+    def __init__(self, reactor: Any, agent: Any, count: int, abreast: int) -> None:
         self._reactor = reactor
         self._agent = agent
         self._missing = count
+        self._abreast = abreast
+        self._rest: Any = None
         self._waiting: list[Deferred[None]] = []
 
     def request(
@@ -81,7 +87,7 @@ class StartingLine:
         """See :class:`~twisted.web.iweb.IAgent`."""
         body = None if bodyProducer is None else _Held(bodyProducer, self)
         sent: Deferred[IResponse] = self._agent.request(method, uri, headers, body)
-        return sent
+        return sent.addBoth(self._answered)
 
     def reached(self) -> Deferred[None]:
         """Return what fires when all may end."""
@@ -96,5 +102,17 @@ class StartingLine:
         return reached
 
     def _go(self) -> None:
-        for each in self._waiting:
+        self._rest = self._reactor.callLater(_PATIENCE, self._release, len(self._waiting))
+        self._release(self._abreast)
+
+    def _answered(self, result: Any) -> Any:
+        if self._rest is not None:
+            self._release(1)
+        return result
+
+    def _release(self, count: int) -> None:
+        going, self._waiting = self._waiting[:count], self._waiting[count:]
+        if not self._waiting and self._rest.active():
+            self._rest.cancel()
+        for each in going:
             each.callback(None)
