@@ -38,7 +38,7 @@ __all__ = ["BATCH", "OPERATIONS", "SECTORS", "Orders", "probe", "serve"]
 SECTORS: Final = 2048
 BATCH: Final = 64
 #: Commands that one daemon has numbers for.
-OPERATIONS: Final = 1 << 13
+OPERATIONS: Final = 1 << 15
 _BLOCK: Final = 8  # sectors
 _OPTIONS: Final = {"layout": "log", "batch": f"{BATCH * 4}K", "cache": "1M"}
 _FENCED: Final = (2, 4, 3)

@@ -24,7 +24,7 @@ def judge(daemons: list[Daemon]) -> None:
     """
     for daemon in daemons:
         _judge_end(daemon)
-        if "fenced" in daemon.reached:
+        if any(event["event"] == "fenced" or event.get("level") == "error" for event in daemon.events):
             _judge_loser(daemon, daemons)
     judge_disk(daemons)
     checks = [event["problems"] for event in daemons[-1].events if event["event"] == "checked"]
@@ -33,12 +33,11 @@ def judge(daemons: list[Daemon]) -> None:
 
 
 def _judge_end(daemon: Daemon) -> None:
-    """A daemon ends by a kill, or in good order; an error is only to be deposed: the rest has passed by itself."""
+    """A daemon ends by a kill, or in good order; nothing is critical, and an error is only to be deposed."""
     who = f"daemon {daemon.life}"
     for event in daemon.events:
-        allowed = ("warn", "error") if "fenced" in daemon.reached else ("warn",)
-        if event["event"] == "log" and event["level"] not in allowed:
-            raise Violation("(orderly end)", f"{who} logs, {event['level']}: {event['text']}")
+        if event.get("level") == "critical":
+            raise Violation("(orderly end)", f"{who} logs: {event['text']}")
     if daemon.killed:
         return
     if daemon.status or "end" not in daemon.reached:
@@ -51,7 +50,7 @@ def _judge_loser(daemon: Daemon, daemons: list[Daemon]) -> None:
     """Who is deposed says by whom, and answers NOT READY, MANUAL INTERVENTION REQUIRED."""
     who = f"daemon {daemon.life}"
     senses = [event["sense"] for event in daemon.events if event["event"] == "fenced"]
-    if senses != [_FENCED]:
+    if senses != [_FENCED] and not (daemon.killed and not senses):
         raise Violation("(the loser)", f"{who} is fenced, and answers a READ with {senses}")
     words = "".join(event["text"] for event in daemon.events if event["event"] == "log")
     rivals = [each for each in daemons if each is not daemon and "sealed" in each.reached]

@@ -122,6 +122,15 @@ class JudgeTests(SynchronousTestCase):
         died.hear({"event": "sealed"})
         judge([self.first, died, self.last])
 
+    def test_killed_loser(self) -> None:
+        """A loser that was killed before it had time to answer a READ has named the winner all the same."""
+        self.first.killed = True
+        self.first.reached.discard("fenced")
+        self.first.events = [each for each in self.first.events if each["event"] != "fenced"]
+        judge([self.first, self.last])
+        self.change(self.first, "log", text="it is gone")
+        self.refuses("(the loser)")
+
     def test_answers(self) -> None:
         """A loser that goes on to answer reads, or with other sense data, is noticed."""
         for sense in (None, [2, 4, 1]):
