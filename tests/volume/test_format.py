@@ -78,7 +78,7 @@ class GoldenTests(SynchronousTestCase):
 
     def test_object(self) -> None:
         """An object of the log of version 1 is what it was, trailers and all."""
-        self.check("object", batch().close(VOLUME, 2, 6, NONCE).encode())
+        self.check("object", bytes(batch().close(VOLUME, 2, 6, NONCE).encode()))
         found = decode((GOLDEN / "object").read_bytes())
         runs = [(run.block, run.count, run.slot) for run in found.runs()]
         self.assertEqual(runs, [(3, 1, 1), (4, 3, 0), (9, 1, 2), (20, 1, 3)])
@@ -188,7 +188,7 @@ class EntryTests(SynchronousTestCase):
             if not write:
                 made.discard(block, count)
         closed = made.close(VOLUME, 1, 1, NONCE)
-        data = closed.encode()
+        data = bytes(closed.encode())
         found: dict[int, bytes] = {}
         order = []
         for run in decode_header(data, VOLUME, 1, 1, len(data)).runs():

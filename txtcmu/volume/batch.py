@@ -174,17 +174,22 @@ class ClosedBatch:
         at = int(self._rows[slot - self.header.slots]) * SLOT
         return self._memory[at : at + BLOCK]
 
-    def encode(self) -> bytes:
+    def encode(self) -> bytearray:
         """Return the whole object; nothing of it may be partial."""
         memory = np.frombuffer(self._memory, np.uint8).reshape(-1, SLOT)
-        slots = memoryview(memory[self._rows].reshape(-1))
+        header = encode_header(self.header)
+        data = bytearray(len(header) + len(self._rows) * SLOT)
+        data[: len(header)] = header
+        stored = np.frombuffer(data, np.uint8, offset=len(header))
+        np.take(memory, self._rows, axis=0, out=stored.reshape(-1, SLOT))
+        slots = memoryview(data)[len(header) :]
         seal = SlotSeal(self.header.uuid, self.header.epoch, self.header.seq)
         at, slot = 0, self.header.slots
         for block in self.blocks.tolist():
             trailer = SPOILED if block in self.spoiled else seal.trailer(slot, block, slots[at : at + BLOCK])
             slots[at + BLOCK : at + SLOT] = trailer
             at, slot = at + SLOT, slot + 1
-        return b"".join((encode_header(self.header), slots))
+        return data
 
 
 def fill_sectors(block: memoryview, mask: int, base: Any) -> None:

@@ -29,11 +29,17 @@ class BlockCache:
         """Return the bytes of the block at a location, or ``None``."""
         data = self._blocks.get(where)
         if data is not None:
+            if isinstance(data, memoryview):
+                data = self._blocks[where] = bytes(data)
             self._blocks.move_to_end(where)
         return data
 
     def put(self, where: int, data: Any) -> None:
-        """Keep the bytes of a block."""
+        """Keep the bytes of a block.
+
+        :param data: of a memoryview a copy is made when it is used: what stays for long shall not keep all of the
+            object in memory that it is a part of.
+        """
         self._blocks[where] = data
         if len(self._blocks) > self._capacity:
             self._blocks.popitem(last=False)

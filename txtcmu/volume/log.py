@@ -50,7 +50,7 @@ class Log:
         epoch: int,
         first: int,
         nonce: bytes,
-        written: Callable[[ClosedBatch, bytes], None],
+        written: Callable[[ClosedBatch, bytearray], None],
         deposed: Callable[[], Awaitable[None]],
         look: Callable[[], Deferred[None] | None],
     ) -> None:
@@ -68,7 +68,7 @@ class Log:
         # Closed and not durable, by sequence number.
         self._closed: dict[int, ClosedBatch] = {}
         self._queue: deque[ClosedBatch] = deque()
-        self._landed: dict[int, bytes] = {}
+        self._landed: dict[int, bytearray] = {}
         self._sending: dict[int, Deferred[None]] = {}
         self._waiting: list[tuple[int, Deferred[None]]] = []
         self.held = 0

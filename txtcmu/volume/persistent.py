@@ -55,7 +55,7 @@ class PersistentStore:
         )
         return found
 
-    async def create(self, key: str, data: bytes) -> None:
+    async def create(self, key: str, data: bytearray) -> None:
         """Create an object.
 
         :raise PreconditionFailed: there is one, which may be this: an attempt whose reply was lost may have landed.

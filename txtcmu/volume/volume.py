@@ -117,7 +117,7 @@ class Volume:
         await self._lookup.load(blocks)
         return await _kept(self._lookup.find(blocks, self._writer.batch))
 
-    def _written(self, batch: ClosedBatch, data: bytes) -> None:
+    def _written(self, batch: ClosedBatch, data: bytearray) -> None:
         """A batch has become durable."""
         view, at = memoryview(data), batch.header.slots * SLOT
         blocks = batch.blocks.tolist()

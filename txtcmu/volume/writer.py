@@ -50,17 +50,25 @@ class Writer:
 
         :return: ``None``, or a Deferred that fires when it is taken: it may be in memory only until a flush.
         """
-        return self._admit(lambda: self._write(offset, data))
+        if self._must_wait():
+            return self._hold_back(lambda: self._write(offset, data))
+        return self._write(offset, data)
 
-    def _admit(self, operation: Callable[[], Deferred[None] | None]) -> Deferred[None] | None:
-        """Carry out what changes the disk, in the order of arrival; while too much is on its way it waits."""
+    def _must_wait(self) -> bool:
+        """Tell whether what changes the disk has to wait, for ever perhaps: too much is on its way, or waits itself."""
+        return bool(self._held) or self._log.pending >= self._tuning.pending or self._log.fenced is not None
+
+    def _hold_back(self, operation: Callable[[], Deferred[None] | None]) -> Deferred[None]:
+        """Carry out what changes the disk when its turn has come."""
         if self._log.fenced is not None:
             return fail(self._log.fenced)
-        if self._held or self._log.pending >= self._tuning.pending:
-            held: Deferred[None] = Deferred(self._forget)
-            self._held.append((operation, held))
-            return held
-        return operation()
+        held: Deferred[None] = Deferred(self._forget)
+        self._held.append((operation, held))
+        return held
+
+    def _admit(self, operation: Callable[[], Deferred[None] | None]) -> Deferred[None] | None:
+        """Carry out what changes the disk, now or in its turn."""
+        return self._hold_back(operation) if self._must_wait() else operation()
 
     def _forget(self, held: Deferred[None]) -> None:
         self._held = deque(each for each in self._held if each[1] is not held)
