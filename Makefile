@@ -55,6 +55,11 @@ simulate: setup ## Simulate a volume, SEEDS=500 times, and its mutants; SEED=n H
 bench-ring: setup ## Measure the ring
 	@$(BIN)/python -m benchmarks.ring
 
+.PHONY: bench-s3
+bench-s3: ## Measure volumes beside s3backer and nbdkit; ROTATIONS=1 ROW_SECONDS=5 ROWS='rw rr': a trial
+	@tools/setup bench
+	@$(BIN)/python -m benchmarks.s3
+
 .PHONY: bench-volume
 bench-volume: setup ## Measure opening, UNMAP and idleness of volumes
 	@$(BIN)/python -m benchmarks.volume

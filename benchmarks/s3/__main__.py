@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -56,7 +57,7 @@ def _rotation(number: int, names: list[str], rows: list[str], scale: Scale) -> d
                         figures = engine.measure(ROWS[row])
                         found["engines"][name][row] = figures
                         _tell(number, name, row, figures)
-    return {**found, "rtt": min(found["rtt"])}
+    return {**found, "rtt": statistics.median(found["rtt"])}
 
 
 def _tell(rotation: int, engine: str, row: str, figures: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from benchmarks.s3.ringfront import SharedRing
 from benchmarks.s3.rows import DISK, ROWS, WINDOW, Row, Scale
 from benchmarks.s3.store import ROOT, Store, on_processor
 from tools.servers.nbdkit import Nbdkit
-from tools.servers.process import ServerError, ServerProcess
+from tools.servers.process import ServerError, ServerProcess, die_with_parent
 from tools.servers.s3backer import S3Backer
 
 __all__ = ["ENGINES", "Engine"]
@@ -35,6 +35,7 @@ class _Load:
             stdout=subprocess.PIPE,
             text=True,
             pass_fds=descriptors,
+            preexec_fn=die_with_parent,
         )
 
     def figures(self) -> dict[str, Any]:
