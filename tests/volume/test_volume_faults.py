@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 from unittest import mock
+from uuid import UUID
 
 from twisted.internet.defer import Deferred, fail
 
@@ -12,6 +14,8 @@ from tests.volume.support import BLOCK, VolumeCase
 from txtcmu.errors import FencedError, MediumError
 from txtcmu.objectstore.objects import ObjectDamaged
 from txtcmu.results import as_deferred
+from txtcmu.volume.logobject import encode_header, seal
+from txtcmu.volume.names import log_place
 from txtcmu.volume.takeover import take_over
 
 
@@ -84,6 +88,21 @@ class FaultTests(VolumeCase):
 
     def test_block_that_moved(self) -> None:
         """A block that is written elsewhere while it is read, whose object is deleted by that, is read from there."""
+        self.moved(lambda key: None)
+
+    def test_block_that_moved_from_under_a_seal(self) -> None:
+        """So it is when an opener that knew of no object there has put its seal in the place."""
+
+        def sealed(key: str) -> None:
+            place = log_place(key)
+            assert place is not None
+            uuid = UUID(key.split("/")[0])
+            self.done(self.store.put(key, encode_header(seal(uuid, *place, bytes(16))), absent=True))
+
+        self.moved(sealed)
+
+    def moved(self, instead: Callable[[str], None]) -> None:
+        """Have a block written elsewhere while it is read, and something done with the place of the dead object."""
         volume = self.open()
         for block in (5, 6):
             self.done(self.write(volume, block))
@@ -99,6 +118,7 @@ class FaultTests(VolumeCase):
         volume.write(5 * BLOCK, memoryview(b"new!" * 1024))
         self.done(volume.checkpoint())
         self.assertNotIn(key, self.store.objects)
+        instead(key)
         gate.callback(None)
         self.done(reading)
         self.assertEqual(bytes(buffer), b"new!" * 1024)

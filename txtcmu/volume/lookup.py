@@ -14,7 +14,7 @@ from txtcmu.volume.cache import BlockCache
 from txtcmu.volume.headkeeper import HeadKeeper
 from txtcmu.volume.loader import Loader
 from txtcmu.volume.log import Log
-from txtcmu.volume.reader import Moved, Reader
+from txtcmu.volume.reader import NotThere, Reader
 from txtcmu.volume.slots import BLOCK, HOLE, seq_of, slot_of
 from txtcmu.volume.state import State
 
@@ -81,7 +81,7 @@ class Lookup:
             for number, data in enumerate(found):
                 if data is None:
                     reading, (block, at) = next(fetched)
-                    found[number] = reading.addErrback(self._moved, block, at)
+                    found[number] = reading.addErrback(self._look_again, block, at)
         return found
 
     def _in_memory(self, block: int, where: int) -> Any:
@@ -130,25 +130,25 @@ class Lookup:
             [data] = self._reader.fetch([(block, where)])
         try:
             return await as_deferred(data)
-        except Moved:  # it cannot have, before this batch is durable
-            return await self._gone(block, where)
+        except NotThere as error:  # the block cannot have moved, before this batch is durable
+            return await self._lost(block, error)
 
-    def _moved(self, failure: Failure, block: int, where: int) -> Any:
-        """The object is gone: look the block up again."""
-        failure.trap(Moved)  # type: ignore[no-untyped-call]
-        return Deferred.fromCoroutine(self._read_again(block, where))
+    def _look_again(self, failure: Failure, block: int, where: int) -> Any:
+        """The block is not where it was: look it up again."""
+        failure.trap(NotThere)  # type: ignore[no-untyped-call]
+        return Deferred.fromCoroutine(self._read_again(block, where, failure.value))
 
-    async def _read_again(self, block: int, where: int) -> Any:
+    async def _read_again(self, block: int, where: int, error: BaseException | None) -> Any:
         await self.load([block])
         if self._state.blocks.location(block) == where:
-            await self._gone(block, where)
+            await self._lost(block, error)
         [found] = self._find_stored([block])
         return await as_deferred(found)
 
-    async def _gone(self, block: int, where: int) -> NoReturn:
-        """Say why an object is not there: another has taken the volume over, and deleted it; or it is lost."""
+    async def _lost(self, block: int, error: BaseException | None) -> NoReturn:
+        """Say why a block is not there: another has taken the volume over, and deleted the object; or it is lost."""
         await self._keeper.check()
-        raise MediumError(f"object {self._state.key_of(seq_of(where))} is missing", block * BLOCK)
+        raise MediumError(str(error), block * BLOCK) from error
 
 
 def _whole(_: Any, batch: Batch, block: int) -> bytes:

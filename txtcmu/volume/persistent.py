@@ -13,8 +13,10 @@ from txtcmu.errors import ObjectStoreError, PreconditionFailed, StoreUnavailable
 from txtcmu.objectstore.objects import ObjectDamaged, StoreBroken, StoredObject
 from txtcmu.volume.errors import Damaged
 
-__all__ = ["PersistentStore", "read_again"]
+__all__ = ["ATTEMPTS", "PersistentStore", "read_again"]
 
+#: How often what comes damaged is read before it is given up: bits flip on the way, too.
+ATTEMPTS: Final = 4
 #: Seconds until a request is made again that the store, after all its patience, did not answer, or that it refuses: a
 #: person may mend what is wrong.
 UNANSWERED_DELAY: Final = 1.0
@@ -26,12 +28,16 @@ T = TypeVar("T")
 
 
 async def read_again(read: Callable[[], Awaitable[T]]) -> T:
-    """Return what ``read`` returns, of a second time if it says Damaged: perhaps a bit has flipped on the way only."""
-    try:
-        return await read()
-    except Damaged as damaged:
-        _log.error("{error}; reading it again", error=damaged)
-        return await read()
+    """Return what ``read`` returns, however often it says Damaged before.
+
+    :raise Damaged: it did so :data:`ATTEMPTS` times.
+    """
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return await read()
+        except Damaged as damaged:
+            _log.error("{error}; reading it again", error=damaged)
+    return await read()
 
 
 class PersistentStore:

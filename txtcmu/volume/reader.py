@@ -13,27 +13,28 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from txtcmu.errors import MediumError
 from txtcmu.objectstore.objects import ObjectDamaged
 from txtcmu.results import Promise
 from txtcmu.volume.cache import BlockCache
-from txtcmu.volume.persistent import PersistentStore
+from txtcmu.volume.persistent import ATTEMPTS, PersistentStore
 from txtcmu.volume.slots import BLOCK, SLOT, SlotSeal, seq_of, slot_of
 from txtcmu.volume.state import State
 
-__all__ = ["Moved", "Reader"]
+__all__ = ["NotThere", "Reader"]
 
 #: Slots in between that are read along rather than made two requests of, and most slots in one request.
 _GAP: Final = 15
 _LONGEST: Final = 1024
-#: How often a slot whose trailer is wrong is read before it is given up.
-_ATTEMPTS: Final = 2
 
 _log = Logger()
 
 
-class Moved(Exception):  # noqa: N818
-    """The object is not there any more: the block has been written elsewhere, or is lost."""
+class NotThere(Exception):  # noqa: N818
+    """What was written is not there any more: the block has been written elsewhere, or is lost.
+
+    So it is with an object that is missing, and with one that is not what it was: where a dead object was deleted there
+    may be the seal of somebody who could not know.
+    """
 
 
 class Reader:
@@ -67,14 +68,14 @@ class Reader:
             self._reading.pop(where).resolve(result[where] if isinstance(result, dict) else result)
 
     async def _fetch(self, run: list[tuple[int, int]]) -> dict[int, Any]:
-        """Return the blocks of a run of slots by location; one that is damaged is a MediumError instead."""
+        """Return the blocks of a run of slots by location; one that is damaged is a failure instead."""
         first, last = slot_of(run[0][0]), slot_of(run[-1][0])
         seq = seq_of(run[0][0])
         key = self._state.key_of(seq)
         seal = SlotSeal(self._state.names.uuid, self._state.epoch_of(seq), seq)
         found: dict[int, Any] = {}
         missing = run
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             try:
                 stored = await self._store.get(key, first * SLOT, (last + 1 - first) * SLOT)
             except ObjectDamaged as damaged:
@@ -83,7 +84,7 @@ class Reader:
                     return {where: data for each in run for where, data in (await self._fetch([each])).items()}
                 break
             if stored is None:
-                raise Moved(key)
+                raise NotThere(f"object {key} is missing")
             view = memoryview(stored.data)
             for where, block in missing:
                 at = (slot_of(where) - first) * SLOT
@@ -99,9 +100,8 @@ class Reader:
                 count=len(missing),
                 attempt=attempt + 1,
             )
-        for where, block in missing:
-            found[where] = Failure(MediumError(f"object {key} is damaged", block * BLOCK))  # type: ignore[no-untyped-call]
-        return found
+        failure = Failure(NotThere(f"object {key} is damaged"))  # type: ignore[no-untyped-call]
+        return found | {where: failure for where, _ in missing}
 
 
 def _runs(fresh: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
