@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64decode, b64encode
+from collections.abc import Mapping
 from hashlib import md5
 from struct import pack
 from zlib import crc32
@@ -26,7 +27,7 @@ from attrs import evolve, frozen
 
 from txtcmu.objectstore.objects import StoredObject
 
-__all__ = ["CHECKSUMS", "GRAIN", "Damaged", "Window", "checksums", "verify"]
+__all__ = ["CHECKSUMS", "GRAIN", "Damaged", "Window", "checksums", "keyed", "verify"]
 
 #: The name of the metadata.
 CHECKSUMS = "txtcmu-crc32"
@@ -118,3 +119,11 @@ def _sums(data: bytes, grain: int) -> bytes:
     view = memoryview(data)
     sums = [crc32(view[at : at + grain]) for at in range(0, len(data), grain)]
     return pack(f">{len(sums)}I", *sums)
+
+
+def keyed(headers: Mapping[str, str]) -> bool:
+    """Tell whether an object's encryption makes its ETag something else than its MD5."""
+    return (
+        headers.get("x-amz-server-side-encryption", "").startswith("aws:")
+        or "x-amz-server-side-encryption-customer-algorithm" in headers
+    )

@@ -14,14 +14,22 @@ from attrs import frozen
 from OpenSSL.SSL import Error as TLSError
 from service_identity import VerificationError
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, succeed
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLookupError
 from twisted.internet.interfaces import IConsumer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
-from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone, _HTTP11ClientFactory
+from twisted.web.client import (
+    URI,
+    Agent,
+    BrowserLikePolicyForHTTPS,
+    HTTPConnectionPool,
+    ResponseDone,
+    _HTTP11ClientFactory,
+)
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IBodyProducer, IResponse
+from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import implementer
 
 from txtcmu.errors import ObjectStoreError
@@ -107,6 +115,26 @@ class _SilentFactory(_HTTP11ClientFactory):
     noisy = False
 
 
+@implementer(IAgentEndpointFactory)
+class _Endpoints:
+    """As Agent's own, which checks the host's name anew for each request."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._policy = BrowserLikePolicyForHTTPS()  # type: ignore[no-untyped-call]
+        self._made: dict[tuple[bytes, bytes, int], Any] = {}
+
+    def endpointForURI(self, uri: URI) -> Any:
+        key = uri.scheme, uri.host, uri.port
+        endpoint = self._made.get(key)
+        if endpoint is None:
+            endpoint = HostnameEndpoint(self._reactor, uri.host.decode("ascii"), uri.port, timeout=_CONNECT)
+            if uri.scheme == b"https":
+                endpoint = wrapClientTLS(self._policy.creatorForNetloc(uri.host, uri.port), endpoint)
+            self._made[key] = endpoint
+        return endpoint
+
+
 class HTTP:
     """Exchanges with one server.
 
@@ -125,7 +153,7 @@ class HTTP:
         self._pool.cachedConnectionTimeout = _IDLE
         self._pool.retryAutomatically = False
         self._pool._factory = _SilentFactory
-        self.agent = agent or Agent(reactor, connectTimeout=_CONNECT, pool=self._pool)  # type: ignore[no-untyped-call]
+        self.agent = agent or Agent.usingEndpointFactory(reactor, _Endpoints(reactor), self._pool)  # type: ignore[no-untyped-call]
 
     async def exchange(self, method: str, url: str, headers: dict[str, str], body: bytes, seconds: float) -> Reply:
         """Send one request.

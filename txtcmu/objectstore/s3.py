@@ -12,8 +12,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from hashlib import md5, sha256
 from random import Random
 from typing import Any, Protocol, TypeVar
-from urllib.parse import unquote_plus
-from xml.etree import ElementTree
 
 from attrs import evolve
 from twisted.internet.defer import Deferred
@@ -22,8 +20,9 @@ from zope.interface import implementer
 
 from txtcmu.errors import ObjectStoreError, PreconditionFailed
 from txtcmu.interfaces import IObjectStore
-from txtcmu.objectstore.checksums import CHECKSUMS, GRAIN, Damaged, Window, checksums, verify
+from txtcmu.objectstore.checksums import CHECKSUMS, GRAIN, Damaged, Window, checksums, keyed, verify
 from txtcmu.objectstore.http import HTTP, LARGE, Reply
+from txtcmu.objectstore.listing import page_of
 from txtcmu.objectstore.objects import ObjectDamaged, Receipt, StoredObject
 from txtcmu.objectstore.retry import Doubts, Later, Patience, persist
 from txtcmu.objectstore.s3errors import error_code, refusal
@@ -182,7 +181,7 @@ class S3ObjectStore:
             if not checked:
                 return part, None
             try:
-                return part, verify(part, window, self._etag_is_md5 and not _keyed(reply.headers))
+                return part, verify(part, window, self._etag_is_md5 and not keyed(reply.headers))
             except Damaged as error:
                 damaged += 1
                 if damaged < _DAMAGED:
@@ -266,8 +265,8 @@ class S3ObjectStore:
             if reply.status != 200:
                 raise self._refuse(reply)
             try:
-                return _page(reply.body, prefix, after)
-            except (ElementTree.ParseError, LookupError, ValueError) as error:
+                return page_of(reply.body, prefix, after)
+            except ValueError as error:
                 damaged += 1
                 reason = f"LIST {prefix}: the store answered something that is no list ({error})"
                 if damaged < _DAMAGED:
@@ -335,35 +334,6 @@ class S3ObjectStore:
             metadata=metadata,
             encoding=headers.get("content-encoding", ""),
         )
-
-
-def _keyed(headers: Mapping[str, str]) -> bool:
-    """Tell whether an object's encryption makes its ETag something else than its MD5."""
-    return (
-        headers.get("x-amz-server-side-encryption", "").startswith("aws:")
-        or "x-amz-server-side-encryption-customer-algorithm" in headers
-    )
-
-
-def _page(body: bytes, prefix: str, after: str) -> list[StoredObject]:
-    """Read a list.
-
-    :raise ValueError: it is none, or not the one that was asked for.
-    """
-    root = ElementTree.fromstring(body)
-    if not root.tag.endswith("ListBucketResult"):
-        raise ValueError(f"but {root.tag}")
-    encoded = root.findtext("{*}EncodingType") == "url"
-    page = []
-    for entry in root.iterfind("{*}Contents"):
-        text = entry.findtext("{*}Key") or ""
-        key = unquote_plus(text) if encoded else text
-        if not key.startswith(prefix) or key <= after:
-            raise ValueError("its keys are not those that were asked for")
-        page.append(
-            StoredObject(key, (entry.findtext("{*}ETag") or "").strip('"'), int(entry.findtext("{*}Size") or 0))
-        )
-    return page
 
 
 async def connect(reactor: Any, settings: S3Settings) -> S3ObjectStore:
