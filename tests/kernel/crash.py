@@ -13,10 +13,11 @@ class Figures:
     """A pytest plugin that keeps what tests record of themselves."""
 
     def __init__(self) -> None:
-        self.recorded: dict[str, object] = {}
+        self.recorded: dict[str, object] = {"failed": 0}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Look at one phase of a test."""
+        self.recorded["failed"] = int(bool(self.recorded["failed"]) or report.failed)
         if report.when == "call":
             self.recorded |= dict(report.user_properties)
 
