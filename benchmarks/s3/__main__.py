@@ -19,6 +19,7 @@ from benchmarks.s3.rows import ROWS, Scale
 from benchmarks.s3.store import Store, processors
 from tools.servers.process import ServerError
 from txtcmu.devconfig import parse_size
+from txtcmu.errors import ConfigError
 
 _RESULTS: Final = Path(__file__).parents[1] / "results" / "s3.json"
 
@@ -28,8 +29,20 @@ def _chosen(variable: str, names: list[str]) -> list[str]:
     asked = os.environ.get(variable, "").split()
     for name in asked:
         if name not in names:
-            raise ServerError(f"{variable}: there is no {name}; there are {', '.join(names)}")
+            raise ConfigError(f"{variable}: there is no {name}; there are {', '.join(names)}")
     return [name for name in names if name in asked] or names
+
+
+def _number(variable: str, default: float) -> float:
+    """Return what the environment asks for."""
+    text = os.environ.get(variable, str(default))
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise ConfigError(f"{variable}={text} is no number above 0")
+    return number
 
 
 def _rows() -> list[str]:
@@ -78,13 +91,13 @@ def main() -> None:
     try:
         names, rows = _chosen("ENGINES", [engine.name for engine in ENGINES]), _rows()
         scale = Scale(
-            seconds=float(environment.get("ROW_SECONDS", "20")),
+            seconds=_number("ROW_SECONDS", 20),
             area=parse_size(environment.get("AREA", "512M")),
             whole=environment.get("WHOLE", "no") == "yes",
         )
-        count = int(environment.get("ROTATIONS", "3"))
+        count = max(1, int(_number("ROTATIONS", 3)))
         rotations = [_rotation(number, names, rows, scale) for number in range(count)]
-    except ServerError as error:
+    except (ConfigError, ServerError) as error:
         sys.exit(f"bench-s3: {error}")
     _RESULTS.parent.mkdir(exist_ok=True)
     _RESULTS.write_text(json.dumps({"rotations": rotations, "python": sys.version}, indent=1) + "\n")
