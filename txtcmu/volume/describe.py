@@ -70,7 +70,7 @@ async def measure(store: Any, prefix: str, head: Head, clock: Any, progress: Pro
         await replay.load_checkpoint()
         await replay.replay_sealed()
         replay.next = max(replay.next, head.epoch.first)
-        await replay.replay(head.epoch.number, await replay.sizes(head.epoch.number), 1 << 40)
+        await replay.replay(head.epoch.number, 1 << 40)
     except Gone as gone:
         raise ConfigError(f"object {gone} is missing: see `txtcmu volume fsck`") from None
     state, reached = replay.state, head.checkpoint.seq if head.checkpoint else 0

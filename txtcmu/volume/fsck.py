@@ -97,7 +97,7 @@ async def _replay(store: Any, replay: Replay, head: Head, names: Names, sizes: d
     try:
         await replay.replay_sealed()
         replay.next = max(replay.next, head.epoch.first)
-        ended = await replay.replay(epoch, await replay.sizes(epoch), 1 << 40)
+        ended = await replay.replay(epoch, 1 << 40)
     except FormatTooNew:
         raise
     except (Gone, ConfigError) as error:

@@ -20,7 +20,17 @@ from numpy.typing import NDArray
 from txtcmu.volume.errors import Damaged, FormatTooNew
 from txtcmu.volume.slots import MAX_SLOTS, SLOT
 
-__all__ = ["ENTRY", "Header", "Kind", "Run", "decode_header", "encode_header", "header_bytes_needed", "seal"]
+__all__ = [
+    "ENTRY",
+    "Header",
+    "Kind",
+    "Run",
+    "decode_header",
+    "encode_header",
+    "header_bytes_needed",
+    "header_slots",
+    "seal",
+]
 
 MAGIC: Final = b"txtcmu\x00L"
 VERSION: Final = 1

@@ -16,8 +16,9 @@ from txtcmu.volume.errors import Damaged
 from txtcmu.volume.head import Head
 from txtcmu.volume.inventory import Inventory
 from txtcmu.volume.leaves import Directory
-from txtcmu.volume.logobject import Header, Kind, decode_header, header_bytes_needed
-from txtcmu.volume.names import Names, log_place
+from txtcmu.volume.listing import Listing
+from txtcmu.volume.logobject import Header, Kind, decode_header, header_bytes_needed, header_slots
+from txtcmu.volume.names import Names
 from txtcmu.volume.persistent import PersistentStore, read_again
 from txtcmu.volume.root import Root
 from txtcmu.volume.slots import BLOCK, SLOT, location
@@ -25,7 +26,7 @@ from txtcmu.volume.state import State
 
 __all__ = ["Gone", "Outgrown", "Replay", "read_header"]
 
-#: Headers that are read at a time, and how much of an object is read at first: enough for most.
+#: Headers that are read at a time, and how much of an object of unknown size is read at first: enough for most.
 _AT_A_TIME: Final = 64
 _FIRST_READ: Final = 5 * SLOT
 
@@ -94,44 +95,34 @@ class Replay:
     async def replay_sealed(self) -> None:
         """Replay the epochs that are over: each up to its seal, without a gap."""
         for epoch, successor in zip(self._head.epochs, self._head.epochs[1:], strict=False):
-            sizes = await self.sizes(epoch.number)
-            await self.replay(epoch.number, sizes, successor.first - 1)
+            await self.replay(epoch.number, successor.first - 1)
             if self.next < successor.first - 1:
                 raise Gone(self._names.log(epoch.number, self.next))
             self.next = successor.first
 
-    async def sizes(self, epoch: int) -> dict[int, int]:
-        """Return the objects of an epoch that were not replayed yet: their sizes, by sequence number."""
-        prefix = self._names.epoch(epoch)
-        after = self._names.log(epoch, self.next - 1) if self.next else ""
-        sizes: dict[int, int] = {}
-        while page := await self._store.list(prefix, after):
-            after = page[-1].key
-            sizes.update((place[1], each.size) for each in page if (place := log_place(each.key)) is not None)
-        return sizes
-
-    async def replay(self, epoch: int, sizes: dict[int, int], end: int) -> bool:
-        """Replay the objects of ``sizes`` from :attr:`next` up to ``end``, without it, or to the first that is missing.
+    async def replay(self, epoch: int, end: int) -> bool:
+        """Replay the objects of an epoch from :attr:`next` up to ``end``, without it, or to the first that is missing.
 
         :return: whether that was a seal.
-        :raise Gone: an object of ``sizes`` is not there.  :raise txtcmu.errors.ConfigError: one is damaged.
+        :raise Gone: an object that was listed is not there.  :raise txtcmu.errors.ConfigError: one is damaged.
         """
-        reading: deque[tuple[int, Deferred[Header]]] = deque()
+        listing = Listing(self._store, self._names, epoch, self.next)
+        reading: deque[Deferred[Header]] = deque()
         seq = self.next
         try:
             while True:
-                while len(reading) < _AT_A_TIME and seq < end and seq in sizes:
-                    reading.append((seq, Deferred.fromCoroutine(self.header(epoch, seq, sizes[seq]))))
+                while len(reading) < _AT_A_TIME and seq < end and (size := await listing.size(seq)) is not None:
+                    reading.append(Deferred.fromCoroutine(self.header(epoch, seq, size)))
                     seq += 1
                 if not reading:
                     return False
-                _, header_read = reading.popleft()
-                header = await header_read
+                header = await reading.popleft()
                 if header.kind is Kind.SEAL:
                     return True
                 self.apply(header)
         finally:
-            for _, rest in reading:
+            listing.close()
+            for rest in reading:
                 rest.addErrback(lambda _: None)
                 rest.cancel()
 
@@ -179,13 +170,13 @@ async def read_header(
     """Read the header of an object of the log.
 
     :param get: reads so many bytes of an object from a place on.
-    :param size: of the object, as the store has listed it.
+    :param size: of the object, as the store has listed it: how long its header can be.
     :raise Gone: it is not there.  :raise Damaged: it is not what was written, and :raise ObjectDamaged: the store says
         so.
     """
     key = names.log(epoch, seq)
     try:
-        found = await get(key, 0, _FIRST_READ)
+        found = await get(key, 0, _FIRST_READ if size is None else header_slots(size // SLOT) * SLOT)
     except ObjectDamaged:
         found = await get(key, 0, BLOCK)  # it may be the blocks behind the header that are damaged
     if found is None:

@@ -11,17 +11,17 @@ from typing import Any
 
 from attrs import frozen
 
-from txtcmu.errors import ConfigError, PreconditionFailed
+from txtcmu.errors import ConfigError
 from txtcmu.objectstore.objects import ObjectDamaged
 from txtcmu.volume.errors import Damaged
 from txtcmu.volume.head import Head, Writer
 from txtcmu.volume.headkeeper import read_head
-from txtcmu.volume.logobject import Kind, decode_header, encode_header, seal
+from txtcmu.volume.logobject import Kind, decode_header
 from txtcmu.volume.names import Names, head_key, log_place
 from txtcmu.volume.replay import Gone, Replay
 from txtcmu.volume.slots import SLOT
 from txtcmu.volume.surveys import Progress, in_order, listed
-from txtcmu.volume.takeover import replace_head
+from txtcmu.volume.takeover import replace_head, seal_end
 from txtcmu.volume.tuning import Tuning
 from txtcmu.volume.volume import Volume
 
@@ -164,7 +164,7 @@ async def _replay_until(store: Any, names: Names, head: Head, clock: Any, seq: i
             replay.next = max(replay.next, epoch.first)
             end = seq if successor is None else min(seq, successor.first - 1)
             if replay.next < end:
-                await replay.replay(epoch.number, await replay.sizes(epoch.number), end)
+                await replay.replay(epoch.number, end)
                 if replay.next < end:
                     raise Gone(names.log(epoch.number, replay.next))
     except Gone as gone:
@@ -189,19 +189,14 @@ async def loss_from(store: Any, names: Names, head: Head, seq: int) -> Loss:
 
 async def _seal(store: Any, names: Names, epoch: int, nonce: bytes, first: int) -> int:
     """See that the epoch has an end, and return where: behind ``first`` and all objects that follow it."""
-    while True:
-        end, sealed, _ = await _end(store, names, epoch, first)
-        if sealed:
-            return end
-        ours = encode_header(seal(names.uuid, epoch, end, nonce))
-        try:
-            await store.put(names.log(epoch, end), ours, absent=True, checked=False)
-            return end
-        except PreconditionFailed:
-            # An object that landed just now, our own seal, or another's.
-            if await _is_seal(store, names, epoch, end):
-                return end
-            first = end + 1
+
+    async def walk(met: int | None) -> tuple[int, bool]:
+        if met is not None and await _is_seal(store, names, epoch, met):
+            return met, True
+        end, sealed, _ = await _end(store, names, epoch, first if met is None else met + 1)
+        return end, sealed
+
+    return await seal_end(store, names, epoch, nonce, walk)
 
 
 async def _end(store: Any, names: Names, epoch: int, first: int) -> tuple[int, bool, dict[int, int]]:

@@ -3,11 +3,15 @@
 The order is what makes it safe (rules 1 to 5 of docs/volume-format.md): everything that is there is read; a seal is
 created where the next object of the epoch would go; and only then does the head say that there is a new epoch.
 Nothing is written to the new epoch before.
+
+A writer that goes on meanwhile may be quicker than an opener, who needs several requests for each number.  So an opener
+that has lost a number puts one more seal, further ahead each time, which the writer cannot pass.  It ends nothing by
+being there: the epoch ends at the first seal that has no gap before it, and that is found, or put, as ever.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from attrs import evolve
@@ -19,7 +23,7 @@ from txtcmu.volume.logobject import Kind, encode_header, seal
 from txtcmu.volume.names import Names, head_key
 from txtcmu.volume.replay import Gone, Outgrown, Replay
 
-__all__ = ["replace_head", "take_over"]
+__all__ = ["replace_head", "seal_end", "take_over"]
 
 
 async def take_over(
@@ -75,20 +79,46 @@ async def _replay_and_seal(store: Any, names: Names, head: Head, replay: Replay,
     """Replay the present epoch to its end, and see that there is an end: ``replay.next`` is where the seal is."""
     epoch = head.epoch.number
     replay.next = max(replay.next, head.epoch.first)
-    sizes = await replay.sizes(epoch)
-    if await replay.replay(epoch, sizes, 1 << 40):
-        return
-    while True:
-        ours = encode_header(seal(names.uuid, epoch, replay.next, nonce))
-        try:
-            await store.put(names.log(epoch, replay.next), ours, absent=True, checked=False)
-            return
-        except PreconditionFailed:
-            # An object that landed just now, our own seal, or another's: whoever wrote a seal, it ends the epoch.
-            header = await replay.header(epoch, replay.next)
+
+    async def walk(met: int | None) -> tuple[int, bool]:
+        if met is not None:
+            header = await replay.header(epoch, met)
             if header.kind is Kind.SEAL:
-                return
+                return met, True
             replay.apply(header)
+        sealed = await replay.replay(epoch, 1 << 40)
+        return replay.next, sealed
+
+    await seal_end(store, names, epoch, nonce, walk)
+
+
+async def seal_end(
+    store: Any, names: Names, epoch: int, nonce: bytes, walk: Callable[[int | None], Awaitable[tuple[int, bool]]]
+) -> int:
+    """See that an epoch has an end, and return where.
+
+    :param walk: goes over what is there, in order, and returns the number of a seal and ``True``, or the first
+        where nothing is and ``False``.  It is called with ``None``; then with that number if there is something after
+        all, which may still be missing in the store's list: an object that landed just now, our own seal, or another's.
+    """
+
+    async def put(seq: int) -> bool:
+        try:
+            await store.put(
+                names.log(epoch, seq), encode_header(seal(names.uuid, epoch, seq, nonce)), absent=True, checked=False
+            )
+        except PreconditionFailed:
+            return False
+        return True
+
+    ahead, stopped = 1, False
+    end, sealed = await walk(None)
+    while not sealed and not await put(end):
+        if not stopped:
+            stopped = await put(end + ahead)
+            ahead *= 2
+        end, sealed = await walk(end)
+    return end
 
 
 async def replace_head(
