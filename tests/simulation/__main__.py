@@ -65,7 +65,7 @@ def main() -> int:
     counts: Counter[str] = Counter()
     failed = missed = 0
     with ProcessPoolExecutor(int(environment("JOBS") or os.cpu_count() or 1)) as pool:
-        hunts = {pool.submit(hunt, patch, int(environment("HUNT") or 200)) for patch in mutants}
+        hunts = {pool.submit(hunt, patch, int(environment("HUNT") or 500)) for patch in mutants}
         runs: set[Future[tuple[Counter[str], list[str]]]]
         if one:
             runs = {pool.submit(_one, int(one), environment("HISTORY"))}
