@@ -129,6 +129,12 @@ class DeviceParameters:
     :ivar block_size: logical block size in bytes.
     :ivar reactor: the reactor to use for everything.
     :ivar log: a logger that names the device.
+    :ivar name: of the device in the kernel; empty when there is none.
+    :ivar served_before: initiators may have been using the device since before this opening: it was found enabled, so
+        by an earlier daemon, or this one has lost its backstore, or opens it anew.  They may hold acknowledgements of
+        writes that they never flushed.
+    :ivar write_cache: initiators may have a write cache (WCE), unless the backstore wants none: false when it was
+        switched off, after everything acknowledged was flushed.
     """
 
     config: DeviceConfig
@@ -136,3 +142,6 @@ class DeviceParameters:
     block_size: int
     reactor: Any
     log: Logger
+    name: str = ""
+    served_before: bool = False
+    write_cache: bool = True

@@ -47,7 +47,10 @@ class NotReadyError(BackstoreError):
 
 
 class FencedError(BackstoreError):
-    """Another writer has taken over: NOT READY, MANUAL INTERVENTION REQUIRED (04/03), until an operator acts."""
+    """Another writer has taken over, or acknowledged writes are lost: NOT READY, MANUAL INTERVENTION REQUIRED (04/03).
+
+    The device leaves the state *serving* until an operator acts.
+    """
 
 
 class WriteProtectedError(BackstoreError):

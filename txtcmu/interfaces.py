@@ -55,6 +55,7 @@ __all__ = [
     "IResizable",
     "IVectoredBackstore",
     "IVolumeHandler",
+    "IWriteCache",
     "IWriteZeroes",
 ]
 
@@ -202,6 +203,19 @@ class IResizable(Interface):
         """
 
 
+class IWriteCache(Interface):
+    """A backstore that wants to know whether initiators have a write cache (SBC-4, WCE).
+
+    So it knows which of its writes count as acknowledged before they are flushed: what a daemon that is killed loses.
+    """
+
+    def cache_writes(on: bool) -> None:
+        """Hear it: before the first command, and before the first one that a change of it concerns.
+
+        :param on: a change is acknowledged when its result has fired; else when the flush that follows has.
+        """
+
+
 class ICommand(Interface):
     """One SCSI command, as an :class:`ICommandHandler` sees it.
 
@@ -276,10 +290,14 @@ class IBackstoreFactory(IPlugin):
 
         :param parameters: a :class:`txtcmu.devconfig.DeviceParameters`.  ``size`` is that of the LUN; the device
             itself compares it with the backstore's and refuses a difference.  ``None`` comes from somebody who only
-            wants to know the size: another daemon may have the storage open, and must not be disturbed.
+            wants to know the size: another daemon may have the storage open, and must not be disturbed.  With
+            ``served_before`` initiators go on where they were: writes that were acknowledged to them, and lost since,
+            must not be followed by a flush that succeeds.
         :return: an :class:`IBackstore` or :class:`ICommandHandler`, or a Deferred or coroutine of one.
         :raise txtcmu.errors.ConfigError: it can never work like this (the line names the mend).
         :raise txtcmu.errors.NotReadyError: it may work later; the device tries again by itself.
+        :raise txtcmu.errors.FencedError: acknowledged writes are lost, or another has the storage: the device waits
+            for an operator.
         """
 
 

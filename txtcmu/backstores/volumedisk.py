@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from txtcmu.errors import FencedError
-from txtcmu.interfaces import IBackstore, IDiscard, IResizable, IVectoredBackstore, IWriteZeroes
+from txtcmu.interfaces import IBackstore, IDiscard, IResizable, IVectoredBackstore, IWriteCache, IWriteZeroes
 from txtcmu.iovec import gather
 from txtcmu.results import as_deferred
 from txtcmu.volume.slots import BLOCK
@@ -18,7 +18,7 @@ from txtcmu.volume.volume import Volume
 __all__ = ["VolumeDisk"]
 
 
-@implementer(IBackstore, IVectoredBackstore, IDiscard, IWriteZeroes, IResizable)
+@implementer(IBackstore, IVectoredBackstore, IDiscard, IWriteZeroes, IResizable, IWriteCache)
 class VolumeDisk:
     """A disk whose blocks live in a volume.
 
@@ -72,6 +72,10 @@ class VolumeDisk:
     def flush(self) -> Deferred[None]:
         """See :class:`~txtcmu.interfaces.IBackstore`."""
         return self._volume.flush()
+
+    def cache_writes(self, on: bool) -> None:
+        """See :class:`~txtcmu.interfaces.IWriteCache`."""
+        self._volume.cache_writes(on)
 
     async def resize(self, size: int) -> None:
         """See :class:`~txtcmu.interfaces.IResizable`."""

@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
+from mmap import mmap
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -15,7 +16,7 @@ from attrs import frozen
 from txtcmu.backstores.volumedisk import VolumeDisk
 from txtcmu.backstores.volumeoptions import VolumeOptions
 from txtcmu.devconfig import DeviceConfig, DeviceParameters
-from txtcmu.errors import ConfigError
+from txtcmu.errors import ConfigError, FencedError
 from txtcmu.volume.create import create_volume
 from txtcmu.volume.head import Geometry, Head, Writer
 from txtcmu.volume.headkeeper import read_head
@@ -23,10 +24,13 @@ from txtcmu.volume.slots import BLOCK
 from txtcmu.volume.surveys import trees_at
 from txtcmu.volume.takeover import take_over
 from txtcmu.volume.tuning import Tuning
+from txtcmu.volume.unstored import Left, Mark
 from txtcmu.volume.volume import Volume
 
 __all__ = ["Size", "create_disk", "new_writer", "open_disk", "refuse_volume"]
 
+#: Where each open volume has its mark; in memory, so that it ends with the host and not with the daemon.
+MARKS = Path("/run/txtcmu")
 #: What this process has open: a volume can be one LUN only.
 _open: set[UUID] = set()
 
@@ -85,6 +89,7 @@ async def open_disk(
 
     :param prove: as for :func:`create_disk`.
     :param closed: called when the disk is closed.
+    :raise FencedError: initiators go on, and what was acknowledged to them is lost, or nobody knows that it is not.
     """
     options = VolumeOptions.of(parameters.config)
     found = await read_head(store, prefix)
@@ -106,22 +111,72 @@ async def open_disk(
         )
     if head.uuid in _open:
         raise ConfigError(f"{parameters.config} is open already in this daemon: a volume can be one LUN only")
+    writer = new_writer()
+    mark = Mark(MARKS, head.uuid, parameters.name)
+    nonces = _unharmed(parameters, options, head, mark.read(), writer.machine)
     _open.add(head.uuid)
     try:
-        keeper, replay = await take_over(
-            store, prefix, new_writer(), os.urandom, parameters.reactor, forced=options.takeover
-        )
+        # Before the head names this opening: it may do so although nobody is told, and the next one must not wonder.
+        memory = _begin(mark, (*nonces, writer.nonce), parameters)
+        keeper, replay = await take_over(store, prefix, writer, os.urandom, parameters.reactor, forced=options.takeover)
         tuning = Tuning(cache_blocks=options.cache_blocks, pending=options.pending)
-        volume = Volume(store, keeper, replay, parameters.reactor, tuning)
+        volume = Volume(store, keeper, replay, parameters.reactor, tuning, memory)
     except BaseException:
         _open.discard(head.uuid)
         raise
 
     def let_go() -> Any:
         _open.discard(head.uuid)
+        if keeper.head.writer.closed:
+            mark.remove()
         return closed()
 
     return VolumeDisk(volume, let_go, write_cache=options.write_cache)
+
+
+def _unharmed(
+    parameters: DeviceParameters, options: VolumeOptions, head: Head, left: Left | None, machine: str
+) -> tuple[bytes, ...]:
+    """Return the nonces of the openings that have lost nothing which this device's initiators count on.
+
+    :param left: what the device's last daemon has left, and ``machine``: where this one runs.
+    :raise FencedError: something is lost, or may be.
+    """
+    last = head.writer
+    if not parameters.served_before:
+        return (last.nonce,)
+    if left is not None and left.dirty:
+        raise _lost(f"the daemon before ({last}) died with writes that it had acknowledged and not yet stored")
+    nonces = () if left is None else left.nonces
+    cached = parameters.write_cache and options.write_cache
+    if last.closed or last.nonce in nonces or not cached:
+        return (*nonces, last.nonce)
+    if last.machine != machine and not options.takeover:
+        return nonces  # another host has it, and keeps it unless it has closed it by now
+    raise _lost(f"the daemon before ({last}) did not close it, and may have died with writes that it had acknowledged")
+
+
+def _lost(what: str) -> FencedError:
+    return FencedError(
+        f"{what}: who uses the disk must not go on as if they were there; unmount it, or stop its initiators, and make"
+        " the LUN again (`txtcmu rm`, `txtcmu create`): every write that was flushed is there; with wce=off none is"
+        " acknowledged before it is stored"
+    )
+
+
+def _begin(mark: Mark, nonces: tuple[bytes, ...], parameters: DeviceParameters) -> mmap | None:
+    """Return the memory of a new mark, or ``None`` when there can be none."""
+    try:
+        return mark.begin(nonces)
+    except OSError as error:
+        parameters.log.warn(
+            "{config}: cannot make a file in {folder}: {error}; if this daemon is killed, the next one cannot know"
+            " whether writes are lost, and will not serve the disk",
+            config=parameters.config,
+            folder=MARKS,
+            error=error,
+        )
+        return None
 
 
 def new_writer() -> Writer:

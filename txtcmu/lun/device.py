@@ -6,7 +6,8 @@
                     |          |
                     v          v
                    DEGRADED  <-+      the backstore is away: NOT READY 04/01, opened again by itself
-                   FENCED    <-+      another writer took over: NOT READY 04/03, until an operator acts
+                   FENCED    <-+      another writer took over, or acknowledged writes are lost:
+                                      NOT READY 04/03, until an operator acts
                    BROKEN    <-+      the ring cannot be used: it is emptied and begun anew, by itself
 
 Commands go to the :class:`~txtcmu.interfaces.ICommandHandler` that the state calls for, so that no command looks at
@@ -217,7 +218,10 @@ class Device:
             raise ConfigError(
                 f"{settings.size} bytes are no whole number of blocks of {settings.block_size}: mend --size"
             )
-        parameters = DeviceParameters(self.config, settings.size, settings.block_size, self._reactor, self._log)
+        served, cached = settings.enabled or self._has_served, self.unit.write_cache
+        parameters = DeviceParameters(
+            self.config, settings.size, settings.block_size, self._reactor, self._log, self.name, served, cached
+        )
         return await as_deferred(self._factory.open(parameters))
 
     async def check_config(self, config: DeviceConfig) -> None:

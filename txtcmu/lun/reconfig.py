@@ -22,6 +22,7 @@ from twisted.logger import Logger
 from txtcmu.devconfig import DeviceConfig
 from txtcmu.errors import BackstoreError, BusyError, ConfigError, NotReadyError
 from txtcmu.interfaces import ICommandHandler, IResizable
+from txtcmu.lun.commands.rw import cache_writes
 from txtcmu.results import Promise, as_deferred, within
 from txtcmu.scsi import constants as c
 from txtcmu.scsi.constants import BUSY
@@ -215,7 +216,7 @@ class Reconfiguration:
             self._check(backstore)
             with self._using():
                 await self._flush(backstore)
-        device.unit.write_cache = on
+        cache_writes(device.unit, backstore, on)
         device.attentions.establish(c.MODE_PARAMETERS_CHANGED)
 
     async def _reopen(self, config: DeviceConfig) -> None:

@@ -5,6 +5,7 @@ Everything happens in the reactor's thread, in the order in which it is asked fo
 
 from __future__ import annotations
 
+from mmap import mmap
 from typing import Any, Final
 
 from attrs import evolve
@@ -49,9 +50,19 @@ class Volume:
     """An open volume, and its only writer.
 
     :param keeper: of the head, and ``replay``: of the state, as :func:`~txtcmu.volume.takeover.take_over` left them.
+    :param mark: see :class:`~txtcmu.volume.writer.Writer`; for those who want to know.
     """
 
-    def __init__(self, store: Any, keeper: HeadKeeper, replay: Replay, clock: Any, tuning: Tuning) -> None:
+    def __init__(
+        self,
+        store: Any,
+        keeper: HeadKeeper,
+        replay: Replay,
+        clock: Any,
+        tuning: Tuning,
+        mark: bytearray | mmap | None = None,
+    ) -> None:
+        mark = bytearray(1) if mark is None else mark
         self._store = store
         self._clock = clock
         self._tuning = tuning
@@ -75,7 +86,7 @@ class Volume:
         reader = Reader(persistent, state, self._cache)
         self._lookup = Lookup(state, keeper, self._log, loader, reader, self._cache)
         self._ahead = ReadAhead(min(tuning.read_ahead_blocks, tuning.cache_blocks // 4))
-        self._writer = Writer(state, keeper, self._log, self._lookup, clock, tuning)
+        self._writer = Writer(state, keeper, self._log, self._lookup, clock, tuning, mark)
         self._checkpointer = Checkpointer(store, state, keeper, self._log, loader)
         self._checkpoint: Promise | None = None
         self._sweeping: Deferred[Any] | None = None
@@ -87,6 +98,7 @@ class Volume:
         self.write = self._writer.write
         self.discard = self._writer.discard
         self.flush = self._writer.flush
+        self.cache_writes = self._writer.cache_writes
         self._look_for_checkpoint()
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from mmap import mmap
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
@@ -24,16 +25,28 @@ __all__ = ["Writer"]
 class Writer:
     """The writing side of a volume.
 
+    :param mark: whose item 0 is 1 while something that was taken, and so acknowledged, is not durable.
     :ivar batch: the open one.
     """
 
-    def __init__(self, state: State, keeper: HeadKeeper, log: Log, lookup: Lookup, clock: Any, tuning: Tuning) -> None:
+    def __init__(
+        self,
+        state: State,
+        keeper: HeadKeeper,
+        log: Log,
+        lookup: Lookup,
+        clock: Any,
+        tuning: Tuning,
+        mark: bytearray | mmap,
+    ) -> None:
         self._state = state
         self._keeper = keeper
         self._log = log
         self._lookup = lookup
         self._clock = clock
         self._tuning = tuning
+        self._mark = mark
+        self._cached = True
         self.batch = self._new_batch()
         # Operations that wait until less is on its way, and the Deferreds of those who wait for them.
         self._held: deque[tuple[Callable[[], Deferred[None] | None], Deferred[None]]] = deque()
@@ -152,7 +165,9 @@ class Writer:
         return all_of(waiting) if waiting else None
 
     def _begin(self) -> None:
-        """Note that something comes into the batch."""
+        """Note that something comes into the batch: it may be acknowledged as soon as this turn ends."""
+        if self._cached:
+            self._mark[0] = 1
         self._changes += 1
         if self._timer is None:
             self._timer = self._clock.callLater(self._tuning.idle, self._look, self.batch, self._changes, 0.0)
@@ -207,6 +222,17 @@ class Writer:
                 held.callback(None)
             else:
                 result.chainDeferred(held)
+        if self._all_durable():
+            self._mark[0] = 0
+
+    def _all_durable(self) -> bool:
+        return not self.batch and not self._log.pending
+
+    def cache_writes(self, on: bool) -> None:
+        """Note whether what is taken is acknowledged before it is durable, from now on, what is under way included."""
+        self._cached = on
+        if on and not self._all_durable():
+            self._mark[0] = 1
 
     def flush(self) -> Deferred[None]:
         """Make all that was taken durable.  :return: fails with FencedError if that will never be."""

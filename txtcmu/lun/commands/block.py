@@ -19,7 +19,7 @@ from txtcmu.iovec import gather, zero_from
 from txtcmu.lun.commands.base import UNREAD, UnitCommands, data_buffers
 from txtcmu.lun.commands.compare import ComparingCommands
 from txtcmu.lun.commands.provisioning import ProvisioningCommands
-from txtcmu.lun.commands.rw import BlockIO
+from txtcmu.lun.commands.rw import BlockIO, cache_writes
 from txtcmu.lun.target import Settings
 from txtcmu.results import as_deferred
 from txtcmu.scsi import constants as c
@@ -70,6 +70,8 @@ class BlockCommands(UnitCommands):
     ) -> None:
         super().__init__(_unit(backstore, settings, write_cache), identify)
         self._keep_write_cache = keep_write_cache
+        self._backstore = backstore
+        self._cache_writes(write_cache)
         self._io = io = BlockIO(self.unit, backstore)
         self._stopped = False
         self._methods |= ComparingCommands(reactor, self.unit, backstore, io).methods
@@ -144,14 +146,17 @@ class BlockCommands(UnitCommands):
         if write_cache == self.unit.write_cache:
             return None
         if write_cache:
-            self.unit.write_cache = True
+            self._cache_writes(True)
             return self._keep_write_cache(True).addErrback(self._write_cache_not_kept)
         # Off when all that was acknowledged is durable, and not before; not at all if that fails.
         switched = as_deferred(self._io.alone_everywhere(self._switch_write_cache_off))
         return switched.addCallback(lambda _: self._keep_write_cache(False))
 
+    def _cache_writes(self, on: bool) -> None:
+        cache_writes(self.unit, self._backstore, on)
+
     def _write_cache_not_kept(self, failure: Failure) -> Failure:
-        self.unit.write_cache = False  # a cache that is off by mistake loses nothing
+        self._cache_writes(False)  # a cache that is off by mistake loses nothing
         return failure
 
     def _switch_write_cache_off(self) -> Deferred[None] | None:
@@ -162,7 +167,7 @@ class BlockCommands(UnitCommands):
         return None
 
     def _write_cache_is_off(self, _: None) -> None:
-        self.unit.write_cache = False
+        self._cache_writes(False)
 
     def _test_unit_ready(self, row: Opcode, command: Any) -> None:
         pass

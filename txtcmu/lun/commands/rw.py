@@ -8,13 +8,13 @@ from typing import Any, Final
 
 from twisted.internet.defer import Deferred, fail
 
-from txtcmu.interfaces import IForceUnitAccess, IVectoredBackstore
+from txtcmu.interfaces import IForceUnitAccess, IVectoredBackstore, IWriteCache
 from txtcmu.iovec import gather, scatter, zero_from
 from txtcmu.lun.ranges import BusyRanges
 from txtcmu.results import all_of, as_deferred
 from txtcmu.scsi.unit import LogicalUnit
 
-__all__ = ["BlockIO", "ended"]
+__all__ = ["BlockIO", "cache_writes", "ended"]
 
 _BEHIND_ANY_MEDIUM: Final = 1 << 96
 
@@ -35,6 +35,13 @@ def ended(result: Any, then: Callable[[Any], Any] = _nothing) -> Deferred[None] 
     if iscoroutine(result):
         return as_deferred(result).addCallback(then)
     return None
+
+
+def cache_writes(unit: LogicalUnit, backstore: Any, on: bool) -> None:
+    """Switch the write cache; what has to be flushed before it is off has been."""
+    unit.write_cache = on
+    if IWriteCache.providedBy(backstore):
+        backstore.cache_writes(on)
 
 
 class BlockIO:
