@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any, Final, NoReturn
 
 from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
 
 from txtcmu.errors import MediumError
-from txtcmu.results import all_of, as_deferred
+from txtcmu.results import all_of, as_deferred, gathered
 from txtcmu.volume.batch import Batch
 from txtcmu.volume.cache import BlockCache
 from txtcmu.volume.headkeeper import HeadKeeper
@@ -24,10 +23,7 @@ _ZEROES: Final = bytes(BLOCK)
 
 
 class Lookup:
-    """Finds the bytes of blocks.
-
-    What it returns for a block is bytes-like, and may change with the next write; or a Deferred of bytes.
-    """
+    """Finds the bytes of blocks."""
 
     def __init__(
         self, state: State, keeper: HeadKeeper, log: Log, loader: Loader, reader: Reader, cache: BlockCache
@@ -44,45 +40,47 @@ class Lookup:
         while missing := self._state.blocks.missing(blocks[0], len(blocks)):
             await all_of([self._loader.load(leaf) for leaf in missing])
 
-    def find(self, blocks: list[int], batch: Batch) -> list[Any]:
-        """Return the bytes of adjacent blocks, or Deferreds of them."""
-        found: list[Any] = []
-        stored = []
-        for block in blocks:
-            data = batch.find(block) if batch else None
-            if data is None:
-                stored.append(block)
-                found.append(None)
-            elif block in batch.partial:
-                found.append(batch.bases[block].wait().addCallback(_whole, batch, block))
-            elif block in batch.spoiled:
-                raise MediumError("the block is damaged", block * BLOCK)
-            else:
-                found.append(data or _ZEROES)
-        if stored:
-            there = iter(self._find_stored(stored))
-            found = [next(there) if each is None else each for each in found]
-        return found
+    def find(self, blocks: list[int], batch: Batch | None = None) -> list[Any] | Deferred[list[Any]]:
+        """Return the bytes of adjacent blocks, or a Deferred of them.
 
-    def _find_stored(self, blocks: list[int]) -> list[Any]:
-        """Return the bytes of blocks as they were when the open batch was begun, or Deferreds of them."""
-        first = blocks[0]
-        where = self._state.blocks.locations(first, blocks[-1] + 1 - first).tolist()
-        found: list[Any] = []
+        What is returned at once may change with the next write.
+
+        :param batch: the open one; ``None``: as they were when it was begun.
+        """
+        locations = self._state.blocks.locations(blocks[0], len(blocks)).tolist()
+        if not batch:
+            batch = None  # asked once, not for each block
+        found = []
         wanted = []
-        for block in blocks:
-            at = where[block - first]
-            data = self._in_memory(block, at)
+        for block, where in zip(blocks, locations, strict=True):
+            data = None if batch is None else _in_batch(block, batch)
             if data is None:
-                wanted.append((block, at))
-            found.append(data)
-        if wanted:
-            fetched = iter(zip(self._reader.fetch(wanted), wanted, strict=True))
-            for number, data in enumerate(found):
+                data = self._in_memory(block, where)
                 if data is None:
-                    reading, (block, at) = next(fetched)
-                    found[number] = reading.addErrback(self._look_again, block, at)
-        return found
+                    wanted.append((block, where))
+            found.append(data)
+        if not wanted and not any(isinstance(each, Deferred) for each in found):
+            return found
+        return Deferred.fromCoroutine(self._complete(found, wanted))
+
+    async def _complete(self, found: list[Any], wanted: list[tuple[int, int]]) -> list[Any]:
+        """Return blocks with those in their places that only the store has, and those that wait for their base."""
+        based = [number for number, each in enumerate(found) if isinstance(each, Deferred)]
+        # What comes from the open batch is copied now, before it is overwritten.
+        found = [bytes(each) if isinstance(each, memoryview) else each for each in found]
+        stored, *bases = await gathered([self._stored(wanted), *(found[number] for number in based)])
+        for number, data in zip(based, bases, strict=True):
+            found[number] = data
+        there = iter(stored)
+        return [next(there) if each is None else each for each in found]
+
+    async def _stored(self, wanted: list[tuple[int, int]]) -> list[Any]:
+        """Return the bytes of blocks that only the store has; what is not there any more is looked up again."""
+        found = await self._reader.fetch(wanted)
+        gone = [(block, where) for block, where in wanted if isinstance(found[where], NotThere)]
+        again = await gathered([self._read_again(block, where, found[where]) for block, where in gone])
+        found.update(zip((where for _, where in gone), again, strict=True))
+        return [found[where] for _, where in wanted]
 
     def _in_memory(self, block: int, where: int) -> Any:
         """Return the bytes of a block, or a Deferred of them, or ``None`` when only the store has them."""
@@ -91,10 +89,10 @@ class Lookup:
         data = self._cache.get(where)
         if data is not None:
             return data
-        try:
-            batch = self._log[seq_of(where)]
-        except KeyError:
+        seq = seq_of(where)
+        if seq <= self._log.durable:
             return None
+        batch = self._log[seq]
         if block in batch.partial:
             return batch.bases[block].wait().addCallback(lambda _: bytes(batch.block(slot_of(where))))
         if block in batch.spoiled:
@@ -111,8 +109,7 @@ class Lookup:
             for number, where in enumerate(self._state.blocks.locations(block, count).tolist())
             if where != HOLE and where not in self._cache and seq_of(where) <= self._log.durable
         ]
-        for reading in self._reader.fetch(wanted):
-            reading.addErrback(lambda _: None)  # whoever wants the block will see for himself
+        self._reader.begin(wanted)  # whoever wants the blocks will see for himself what becomes of that
 
     async def base(self, block: int) -> Any:
         """Return the bytes of a block as they are before the open batch.
@@ -127,28 +124,35 @@ class Lookup:
             where = blocks.location(block)
         data = self._in_memory(block, where)
         if data is None:
-            [data] = self._reader.fetch([(block, where)])
-        try:
-            return await as_deferred(data)
-        except NotThere as error:  # the block cannot have moved, before this batch is durable
-            return await self._lost(block, error)
+            data = (await self._reader.fetch([(block, where)]))[where]
+            if isinstance(data, NotThere):  # the block cannot have moved, before this batch is durable
+                await self._lost(block, data)
+        return await as_deferred(data)
 
-    def _look_again(self, failure: Failure, block: int, where: int) -> Any:
+    async def _read_again(self, block: int, where: int, error: NotThere) -> Any:
         """The block is not where it was: look it up again."""
-        failure.trap(NotThere)  # type: ignore[no-untyped-call]
-        return Deferred.fromCoroutine(self._read_again(block, where, failure.value))
-
-    async def _read_again(self, block: int, where: int, error: BaseException | None) -> Any:
         await self.load([block])
         if self._state.blocks.location(block) == where:
             await self._lost(block, error)
-        [found] = self._find_stored([block])
-        return await as_deferred(found)
+        [found] = await as_deferred(self.find([block]))
+        return found
 
-    async def _lost(self, block: int, error: BaseException | None) -> NoReturn:
+    async def _lost(self, block: int, error: NotThere) -> NoReturn:
         """Say why a block is not there: another has taken the volume over, and deleted the object; or it is lost."""
         await self._keeper.check()
         raise MediumError(str(error), block * BLOCK) from error
+
+
+def _in_batch(block: int, batch: Batch) -> Any:
+    """Return the bytes of a block, or a Deferred of them, or ``None`` when the open batch does not touch it."""
+    data = batch.find(block)
+    if data is None:
+        return None
+    if block in batch.partial:
+        return batch.bases[block].wait().addCallback(_whole, batch, block)
+    if block in batch.spoiled:
+        raise MediumError("the block is damaged", block * BLOCK)
+    return data or _ZEROES
 
 
 def _whole(_: Any, batch: Batch, block: int) -> bytes:

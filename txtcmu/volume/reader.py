@@ -11,10 +11,9 @@ from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from txtcmu.objectstore.objects import ObjectDamaged
-from txtcmu.results import Promise
+from txtcmu.results import Promise, gathered
 from txtcmu.volume.cache import BlockCache
 from txtcmu.volume.persistent import ATTEMPTS, PersistentStore
 from txtcmu.volume.slots import BLOCK, SLOT, SlotSeal, seq_of, slot_of
@@ -47,28 +46,41 @@ class Reader:
         self._store = store
         self._state = state
         self._cache = cache
+        # The run that each slot is in, of those that are being read: what it will be is what :meth:`_read` returns.
         self._reading: dict[int, Promise] = {}
 
-    def fetch(self, wanted: list[tuple[int, int]]) -> list[Deferred[Any]]:
-        """Begin to read blocks that are not in the cache.
+    def begin(self, wanted: list[tuple[int, int]]) -> list[Promise]:
+        """Begin to read blocks that are not in the cache, and see to it that they come there.
 
         :param wanted: block and location of each.
-        :return: a Deferred for each location, of its bytes, in the same order; cancelling it does not stop the request,
-            which others may wait for.
+        :return: what they come in, each once.
         """
-        promises = {where: self._reading.get(where) or Promise() for _, where in wanted}
-        fresh = sorted((where, block) for block, where in wanted if where not in self._reading)
-        self._reading.update(promises)
-        for run in _runs(fresh):
-            Deferred.fromCoroutine(self._fetch(run)).addBoth(self._fetched, [where for where, _ in run])
-        return [promises[where].wait() for _, where in wanted]
+        reading = self._reading
+        fresh = sorted((where, block) for block, where in wanted if where not in reading)
+        begun = [(run, Promise()) for run in _runs(fresh)]
+        for run, promise in begun:
+            reading.update(dict.fromkeys((where for where, _ in run), promise))
+        promises = list(dict.fromkeys(reading[where] for _, where in wanted))
+        for run, promise in begun:
+            Deferred.fromCoroutine(self._read(run)).addBoth(self._ended, run, promise)
+        return promises
 
-    def _fetched(self, result: Any, run: list[int]) -> None:
-        for where in run:
-            self._reading.pop(where).resolve(result[where] if isinstance(result, dict) else result)
+    def fetch(self, wanted: list[tuple[int, int]]) -> Deferred[dict[int, Any]]:
+        """Read blocks that are not in the cache.
 
-    async def _fetch(self, run: list[tuple[int, int]]) -> dict[int, Any]:
-        """Return the blocks of a run of slots by location; one that is damaged is a failure instead."""
+        :param wanted: block and location of each.
+        :return: Deferred of the bytes of each by location, or the :class:`NotThere` in their place, and of others;
+            cancelling it does not stop the requests, which others may wait for.
+        """
+        return gathered([promise.wait() for promise in self.begin(wanted)]).addCallback(_united)
+
+    def _ended(self, result: Any, run: list[tuple[int, int]], promise: Promise) -> None:
+        for where, _ in run:
+            del self._reading[where]
+        promise.resolve(result)
+
+    async def _read(self, run: list[tuple[int, int]]) -> dict[int, Any]:
+        """Return the blocks of a run of slots by location; instead of what is not there, the error."""
         first, last = slot_of(run[0][0]), slot_of(run[-1][0])
         seq = seq_of(run[0][0])
         key = self._state.key_of(seq)
@@ -81,10 +93,10 @@ class Reader:
             except ObjectDamaged as damaged:
                 _log.error("{error}", error=damaged)
                 if len(run) > 1:  # the others may be whole
-                    return {where: data for each in run for where, data in (await self._fetch([each])).items()}
+                    return _united([await self._read([each]) for each in run])
                 break
             if stored is None:
-                raise NotThere(f"object {key} is missing")
+                return dict.fromkeys((where for where, _ in run), NotThere(f"object {key} is missing"))
             view = memoryview(stored.data)
             for where, block in missing:
                 at = (slot_of(where) - first) * SLOT
@@ -100,8 +112,14 @@ class Reader:
                 count=len(missing),
                 attempt=attempt + 1,
             )
-        failure = Failure(NotThere(f"object {key} is damaged"))  # type: ignore[no-untyped-call]
-        return found | {where: failure for where, _ in missing}
+        return found | dict.fromkeys((where for where, _ in missing), NotThere(f"object {key} is damaged"))
+
+
+def _united(runs: list[dict[int, Any]]) -> dict[int, Any]:
+    united: dict[int, Any] = {}
+    for run in runs:
+        united |= run
+    return united
 
 
 def _runs(fresh: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:

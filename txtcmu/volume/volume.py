@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from txtcmu.errors import ConfigError, FencedError, ObjectStoreError
 from txtcmu.iovec import scatter
-from txtcmu.results import Promise, as_deferred, gathered
+from txtcmu.results import Promise, as_deferred
 from txtcmu.volume.batch import ClosedBatch
 from txtcmu.volume.cache import BlockCache
 from txtcmu.volume.checkpoint import Checkpointer
@@ -120,14 +120,15 @@ class Volume:
             reading = Deferred.fromCoroutine(self._load_and_read(blocks))
         else:
             found = self._lookup.find(blocks, self._writer.batch)
-            if not any(isinstance(each, Deferred) for each in found):
+            if isinstance(found, list):
                 return _fill(found, start, length, buffers)
-            reading = _kept(found)
+            reading = found
         return reading.addCallback(_fill, start, length, buffers)
 
     async def _load_and_read(self, blocks: list[int]) -> list[Any]:
         await self._lookup.load(blocks)
-        return await _kept(self._lookup.find(blocks, self._writer.batch))
+        found: list[Any] = await as_deferred(self._lookup.find(blocks, self._writer.batch))
+        return found
 
     def _written(self, batch: ClosedBatch, data: bytearray) -> None:
         """A batch has become durable."""
@@ -280,11 +281,6 @@ class Volume:
             self._timer.cancel()
         self._timer = None
         self._log.stop()
-
-
-def _kept(found: list[Any]) -> Deferred[list[Any]]:
-    """Return a Deferred of all blocks; what comes from the open batch is copied now, before it is overwritten."""
-    return gathered([each if isinstance(each, Deferred) else bytes(each) for each in found])
 
 
 def _fill(found: list[Any], start: int, length: int, buffers: list[memoryview]) -> int:
