@@ -22,6 +22,7 @@ from txtcmu.backstores.dir import DirFactory
 from txtcmu.devconfig import DeviceConfig, DeviceParameters
 from txtcmu.errors import FencedError
 from txtcmu.interfaces import IDiscard, IResizable, IVectoredBackstore, IWriteZeroes
+from txtcmu.lun.device import State
 from txtcmu.objectstore import objectfiles
 from txtcmu.objectstore.directory import connect
 from txtcmu.objectstore.objectfiles import SystemCalls
@@ -29,6 +30,7 @@ from txtcmu.objectstore.objects import StoreBroken
 from txtcmu.results import as_deferred
 from txtcmu.testing.contract import BackstoreContract
 from txtcmu.testing.reactor import FakeReactor
+from txtcmu.testing.rig import Rig
 from txtcmu.volume.fsck import check_volume
 
 ROOT = Path(__file__).parents[2]
@@ -116,40 +118,70 @@ class BrokenTests(TestCase):
 
 class KillTests(SynchronousTestCase):
     def test_killed(self) -> None:
-        """After each SIGKILL the disk is what the first so many writes made it, all that were flushed included."""
+        """After each SIGKILL the disk is what the first so many writes made it, all that were flushed included.
+
+        And if the next daemon serves those who still use it, all that were acknowledged.
+        """
         folder = Path(self.mktemp()).absolute()
         folder.mkdir()
         random = Random(4)
         written = 0
-        for _ in range(4):
-            flushed = self.kill(folder, written + 1, random.randrange(1, 40))
+        for lines in range(1, 6):
+            acknowledged, flushed = self.kill(folder, lines + 8 * random.randrange(1, 40), written + 1)
+            served = self.serves(folder)
             image = self.read(folder)
             stamps = [int.from_bytes(image[at : at + 8], "big") for at in range(0, len(image), BLOCK)]
             written = max(stamps)
-            self.assertGreaterEqual(written, flushed)
+            self.assertGreaterEqual(written, acknowledged if served else flushed)
             expected = bytearray(len(image))
             for number in range(1, written + 1):
                 block, data = target(number)
                 expected[block * BLOCK : (block + 1) * BLOCK] = data
             self.assertEqual(bytes(expected), image)
 
-    def kill(self, folder: Path, first: int, flushes: int) -> int:
-        """Let a process write, and kill it after so many flushes; return the last write that it said was flushed."""
+    def test_killed_at_rest(self) -> None:
+        """If there was nothing to be lost the next daemon serves those who still use the disk; else it does not."""
+        folder = Path(self.mktemp()).absolute()
+        folder.mkdir()
+        for first, last, flushed in ((1, 14, 14), (15, 24, 21), (25, 28, 28)):
+            self.assertEqual(self.kill(folder, last - first + 1 + last // 7 - first // 7, first, last), (last, flushed))
+            self.assertEqual(self.serves(folder), last == flushed)
+            self.read(folder)
+
+    def kill(self, folder: Path, wanted: int, first: int, last: int = 1 << 40) -> tuple[int, int]:
+        """Let a process write, and kill it after so many lines; return the last write acknowledged, and flushed."""
+        where = (str(folder)[1:], str(volumes.MARKS))
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.backstores.dirload", str(folder)[1:], str(first)],
+            [sys.executable, "-m", "tests.backstores.dirload", *where, str(first), str(last)],
             cwd=ROOT,
             stdout=subprocess.PIPE,
         )
         assert process.stdout is not None
         with process:
             try:
-                lines = [process.stdout.readline() for _ in range(flushes)]
+                lines = [process.stdout.readline() for _ in range(wanted)]
             finally:
                 process.kill()
             lines += process.stdout.readlines()
-        complete = [int(line) for line in lines if line.endswith(b"\n")]
-        self.assertGreaterEqual(len(complete), flushes)
-        return complete[-1]
+        complete = [line.split() for line in lines if line.endswith(b"\n")]
+        self.assertGreaterEqual(len(complete), wanted)
+        last = {kind: int(number) for kind, number in complete}
+        return last[b"w"], last[b"f"]
+
+    def serves(self, folder: Path) -> bool:
+        """Return whether a new daemon serves the LUN that was left; if it does, kill it."""
+        config = DeviceConfig("dir", str(folder)[1:], OPTIONS)
+        rig = Rig(None, size=BLOCKS * BLOCK, factory=DirFactory(), config=config, start=False)
+        rig.target.enabled()
+        rig.device.open()
+        rig.settle()
+        served = rig.device.state is State.SERVING
+        if served:
+            rig.device.medium.backstore.abandon()
+            volumes._open.clear()
+        else:
+            self.assertIs(rig.device.state, State.FENCED)
+        return served
 
     def read(self, folder: Path) -> bytes:
         """Return the whole disk, which is whole, and close it."""
