@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -108,7 +109,8 @@ async def _replay(store: Any, replay: Replay, head: Head, names: Names, sizes: d
             f" {loss.objects} objects of the log with {loss.bytes} bytes, and makes a disk of the rest"
         )
         return True
-    stray = 0 if ended else sum(_is_behind(key, epoch, replay.next) for key in sizes)
+    behind = [] if ended else [key for key in sizes if _is_behind(key, epoch, replay.next)]
+    stray = [sealed async for sealed in in_order(partial(_is_seal, replay, sizes), behind, _HEADERS)].count(False)
     if stray >= WINDOW:  # which is more than a writer that died can have had under way
         report.problems.append(
             f"object {names.log(epoch, replay.next)} is missing, and {stray} objects that were written after it count"
@@ -125,6 +127,16 @@ def _is_behind(key: str, epoch: int, seq: int) -> bool:
     """Tell whether this is the key of an object of the log of an epoch, behind another."""
     place = log_place(key)
     return place is not None and place[0] == epoch and place[1] > seq
+
+
+async def _is_seal(replay: Replay, sizes: dict[str, int], key: str) -> bool:
+    place = log_place(key)
+    if place is None or sizes[key] != SLOT:
+        return False
+    try:
+        return (await replay.header(*place)).kind is Kind.SEAL
+    except (Gone, ConfigError):
+        return False
 
 
 async def _check_map(
@@ -183,18 +195,8 @@ async def _find_orphans(names: Names, replay: Replay, sizes: dict[str, int], rep
     reached |= {names.part(part.epoch, part.seq, part.part) for part in state.directory.parts()}
     if checkpoint is not None:
         reached.add(names.part(checkpoint.epoch, checkpoint.seq, 0))
-
-    async def is_seal(key: str) -> bool:
-        place = log_place(key)
-        if place is None or sizes[key] != SLOT:
-            return False
-        try:
-            return (await replay.header(*place)).kind is Kind.SEAL
-        except (Gone, ConfigError):
-            return False
-
     unreached = sorted(sizes.keys() - reached)
-    seals = in_order(is_seal, unreached, _HEADERS)
+    seals = in_order(partial(_is_seal, replay, sizes), unreached, _HEADERS)
     # Seals are kept for ever: a writer that was deposed may come back.
     report.orphans = [key for key in unreached if not await anext(seals)]
 

@@ -18,10 +18,12 @@ class Listing:
     """The sizes of an epoch's objects, from one number on; :meth:`close` it.
 
     :param first: the sequence number of the first object that matters.
+    :param full: a page with fewer objects is taken for the last.
     """
 
-    def __init__(self, store: Any, names: Names, epoch: int, first: int) -> None:
+    def __init__(self, store: Any, names: Names, epoch: int, first: int, full: int) -> None:
         self._store = store
+        self._full = full
         self._prefix = names.epoch(epoch)
         self._sizes: dict[int, int] = {}
         self._coming: Deferred[Sequence[StoredObject]] | None = None
@@ -34,7 +36,7 @@ class Listing:
         """Return the size of an object, ``None`` when there is none.  Ask in ascending order."""
         while seq not in self._sizes and self._coming is not None:
             page, self._coming = await self._coming, None
-            if page:
+            if len(page) >= self._full:
                 self._ask(page[-1].key)
             self._sizes = {place[1]: each.size for each in page if (place := log_place(each.key)) is not None}
         return self._sizes.get(seq)

@@ -100,13 +100,14 @@ class Replay:
                 raise Gone(self._names.log(epoch.number, self.next))
             self.next = successor.first
 
-    async def replay(self, epoch: int, end: int) -> bool:
+    async def replay(self, epoch: int, end: int, *, full: int = 1) -> bool:
         """Replay the objects of an epoch from :attr:`next` up to ``end``, without it, or to the first that is missing.
 
+        :param full: a page of the store's list with fewer objects is taken for the last, whatever a writer adds.
         :return: whether that was a seal.
         :raise Gone: an object that was listed is not there.  :raise txtcmu.errors.ConfigError: one is damaged.
         """
-        listing = Listing(self._store, self._names, epoch, self.next)
+        listing = Listing(self._store, self._names, epoch, self.next, full)
         reading: deque[Deferred[Header]] = deque()
         seq = self.next
         try:

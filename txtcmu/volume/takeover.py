@@ -5,14 +5,14 @@ created where the next object of the epoch would go; and only then does the head
 Nothing is written to the new epoch before.
 
 A writer that goes on meanwhile may be quicker than an opener, who needs several requests for each number.  So an opener
-that has lost a number puts one more seal, further ahead each time, which the writer cannot pass.  It ends nothing by
-being there: the epoch ends at the first seal that has no gap before it, and that is found, or put, as ever.
+that has lost a number puts a seal further ahead, twice as far each time until there is nothing yet, and the writer
+cannot pass it.  It ends nothing by being there: the epoch ends at the first seal without a gap before it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 from attrs import evolve
 
@@ -24,6 +24,9 @@ from txtcmu.volume.names import Names, head_key
 from txtcmu.volume.replay import Gone, Outgrown, Replay
 
 __all__ = ["replace_head", "seal_end", "take_over"]
+
+#: Keys in a full page of most stores' lists.  Behind one with fewer there is what a writer has added since, for ever.
+_PAGE: Final = 1000
 
 
 async def take_over(
@@ -86,7 +89,7 @@ async def _replay_and_seal(store: Any, names: Names, head: Head, replay: Replay,
             if header.kind is Kind.SEAL:
                 return met, True
             replay.apply(header)
-        sealed = await replay.replay(epoch, 1 << 40)
+        sealed = await replay.replay(epoch, 1 << 40, full=_PAGE)
         return replay.next, sealed
 
     await seal_end(store, names, epoch, nonce, walk)
@@ -114,7 +117,7 @@ async def seal_end(
     ahead, stopped = 1, False
     end, sealed = await walk(None)
     while not sealed and not await put(end):
-        if not stopped:
+        while not stopped:
             stopped = await put(end + ahead)
             ahead *= 2
         end, sealed = await walk(end)
