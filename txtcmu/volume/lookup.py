@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final, NoReturn
 
+import numpy as np
 from twisted.internet.defer import Deferred
 
 from txtcmu.errors import MediumError
@@ -14,7 +15,7 @@ from txtcmu.volume.headkeeper import HeadKeeper
 from txtcmu.volume.loader import Loader
 from txtcmu.volume.log import Log
 from txtcmu.volume.reader import NotThere, Reader
-from txtcmu.volume.slots import BLOCK, HOLE, seq_of, slot_of
+from txtcmu.volume.slots import BLOCK, HOLE, seq_of, seqs_of, slot_of
 from txtcmu.volume.state import State
 
 __all__ = ["Lookup"]
@@ -104,10 +105,12 @@ class Lookup:
         count = min(count, self._state.blocks.blocks - block)
         if count <= 0 or self._state.blocks.missing(block, count):
             return
+        locations = self._state.blocks.locations(block, count)
+        stored = np.flatnonzero((locations != HOLE) & (seqs_of(locations) <= self._log.durable))
         wanted = [
-            (block + number, where)
-            for number, where in enumerate(self._state.blocks.locations(block, count).tolist())
-            if where != HOLE and where not in self._cache and seq_of(where) <= self._log.durable
+            (number, where)
+            for number, where in zip((block + stored).tolist(), locations[stored].tolist(), strict=True)
+            if where not in self._cache
         ]
         self._reader.begin(wanted)  # whoever wants the blocks will see for himself what becomes of that
 

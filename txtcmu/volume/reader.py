@@ -59,7 +59,8 @@ class Reader:
         fresh = sorted((where, block) for block, where in wanted if where not in reading)
         begun = [(run, Promise()) for run in _runs(fresh)]
         for run, promise in begun:
-            reading.update(dict.fromkeys((where for where, _ in run), promise))
+            for where, _ in run:
+                reading[where] = promise
         promises = list(dict.fromkeys(reading[where] for _, where in wanted))
         for run, promise in begun:
             Deferred.fromCoroutine(self._read(run)).addBoth(self._ended, run, promise)
@@ -99,10 +100,11 @@ class Reader:
                 return dict.fromkeys((where for where, _ in run), NotThere(f"object {key} is missing"))
             view = memoryview(stored.data)
             for where, block in missing:
-                at = (slot_of(where) - first) * SLOT
-                if seal.intact(slot_of(where), block, view[at : at + SLOT]):
-                    found[where] = bytes(view[at : at + BLOCK])
-                    self._cache.put(where, found[where])
+                slot = slot_of(where)
+                at = (slot - first) * SLOT
+                if seal.intact(slot, block, view[at : at + SLOT]):
+                    found[where] = data = bytes(view[at : at + BLOCK])
+                    self._cache.put(where, data)
             missing = [each for each in missing if each[0] not in found]
             if not missing:
                 return found
