@@ -28,8 +28,6 @@ BLOCK = 4096
 BLOCKS = 64
 #: Writes before a flush.
 WRITES = 32
-#: Seconds after a flush: whoever takes the disk over reads what is flushed meanwhile, and is no faster than the writer.
-PAUSE = 0.5
 TEST_UNIT_READY = bytes(6)
 
 
@@ -54,7 +52,7 @@ class Writer:
         dice = random.Random(self._author)
         buffer = mmap.mmap(-1, BLOCK)  # O_DIRECT wants pages
         try:
-            while not self._stop.wait(PAUSE):
+            while not self._stop.is_set():
                 for _ in range(WRITES):
                     block = dice.randrange(BLOCKS)
                     self.written.append(block)

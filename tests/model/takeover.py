@@ -10,6 +10,9 @@ Everybody may be slow without bound between any two steps.  Who dies is one who 
 everywhere in the search without being a step of its own.
 
 What is read after a failed create-only PUT is part of that step, for a log object never changes.
+
+Who wants to be next may put a seal further ahead than where the epoch may end, to stop a writer that is quicker. He
+does not look at the answer, and so does not wait for it.
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ class Rule(NamedTuple):
     writes_after_claim: bool = True
     replays_what_it_meets: bool = True
     numbers_go_on: bool = True
+    seal_ahead_is_no_end: bool = True
 
 
 class Scope(NamedTuple):
@@ -47,6 +51,7 @@ class Scope(NamedTuple):
 
     writes: tuple[int, int, int] = (2, 1, 1)  # of the writer and of each opener
     checkpoints: int = 1  # times that the first writer replaces the head within its epoch
+    seals_ahead: tuple[int, int] = (1, 1)  # of each opener
     repeats: int = 1  # times that anybody waits no longer: sends the request again, or reads the head
 
 
@@ -68,7 +73,8 @@ class Member(NamedTuple):
     :ivar image: the writes that were replayed.
     :ivar first: number of the first own write, in ``epoch``.
     :ivar puts: of each own write whether it is known to be stored.
-    :ivar checkpoints: how many more it may make.
+    :ivar checkpoints: how many more it may make, and :ivar seals_ahead: how many more of these.
+    :ivar ahead: number of a seal ahead whose answer is waited for, by mistake.
     """
 
     name: str
@@ -81,6 +87,8 @@ class Member(NamedTuple):
     puts: tuple[bool, ...] = ()
     checkpoint: str = ""  # "sent", and "unsure" after a 412
     checkpoints: int = 0
+    seals_ahead: int = 0
+    ahead: int = 0
 
 
 class State(NamedTuple):
@@ -98,9 +106,8 @@ def start(scope: Scope) -> State:
     """Return the state in which W has opened the volume, and nothing is written yet."""
     head = Head(1, "W", (), 0)
     writer = Member("W", "open", head, epoch=1, first=1, checkpoints=scope.checkpoints)
-    return State(
-        head, frozenset(), (writer, Member("A", "start"), Member("B", "start")), (), frozenset(), scope.repeats
-    )
+    openers = (Member(name, "start", seals_ahead=count) for name, count in zip("AB", scope.seals_ahead, strict=True))
+    return State(head, frozenset(), (writer, *openers), (), frozenset(), scope.repeats)
 
 
 @cache
@@ -201,13 +208,22 @@ def _turns(
         waiting = member._replace(phase=phase + "ing")
         request = _awaited(waiting, which)[0]
         yield f"sends {_spoken(request)}", waiting, request
+        if phase == "seal" and member.seals_ahead:
+            request = ("put", which, member.epoch - 1, member.end + 1, SEAL)
+            awaited = 0 if rule.seal_ahead_is_no_end else member.end + 1
+            yield (
+                f"sends {_spoken(request)} ahead",
+                member._replace(seals_ahead=member.seals_ahead - 1, ahead=awaited),
+                request,
+            )
     elif phase == "reread":
         if (head.epoch, head.owner) == (member.epoch, member.name):
             yield "reads the head: its own", _claimed(member, head), None
         elif head.epoch >= member.epoch:
             yield f"reads the head: lost to {head.owner}", Member(member.name, "lost"), None
         else:
-            yield "reads the head: the same epoch, so it starts again", Member(member.name, "start"), None
+            again = Member(member.name, "start", seals_ahead=member.seals_ahead)
+            yield "reads the head: the same epoch, so it starts again", again, None
     if phase == "open" or (phase in ("claim", "claiming") and not rule.writes_after_claim):
         yield from _writers_turns(state, member, which, rule, scope)
 
@@ -236,6 +252,8 @@ def _awaited(member: Member, which: int) -> tuple[Request, ...]:
     requests: list[Request] = []
     if member.phase == "sealing":
         requests.append(("put", which, member.epoch - 1, member.end, SEAL))
+    if member.ahead:
+        requests.append(("put", which, member.epoch - 1, member.ahead, SEAL))
     for index, stored in enumerate(member.puts):
         if not stored:
             requests.append(("put", which, member.epoch, member.first + index, member.name))
@@ -274,6 +292,8 @@ def _answered(member: Member, request: tuple[Any, ...], answer: str, head: Head,
         return member._replace(checkpoint="unsure") if answer else _checkpointed(member, head)
     _, _, epoch, number, content = request
     if content == SEAL:
+        if number == member.ahead:
+            return member._replace(ahead=0) if answer else _sealed(member._replace(end=number, ahead=0), rule)
         if answer in ("", SEAL) or not rule.opener_reads_after_412:
             return _sealed(member, rule)
         met = {(epoch, number, answer)} if rule.replays_what_it_meets else set()

@@ -88,7 +88,20 @@ def a_straggler_lands(state: State) -> bool:
     return ((1, 2), "W") in state.log and ((1, 1), SEAL) in state.log and state.head.epoch == 2
 
 
-EVENTS = (all_acknowledge, two_are_deposed, one_loses, one_starts_again, one_finds_its_own_head, a_straggler_lands)
+def a_seal_lies_behind_the_end(state: State) -> bool:
+    """One was put further ahead, and the epoch has ended before it, by the head."""
+    return any(((epoch, end + 1), SEAL) in state.log for epoch, end in state.head.chain)
+
+
+EVENTS = (
+    all_acknowledge,
+    two_are_deposed,
+    one_loses,
+    one_starts_again,
+    one_finds_its_own_head,
+    a_straggler_lands,
+    a_seal_lies_behind_the_end,
+)
 
 
 class TakeoverTests(SynchronousTestCase):
@@ -96,7 +109,8 @@ class TakeoverTests(SynchronousTestCase):
         """Seal first, head second: nothing is wrong, whatever is late, lost or repeated.
 
         W writes, twice or with a replacement of the head in between; A and B open and write once; one request is sent
-        again, or its outcome looked up.  All of EVENTS does happen in the states that are searched.
+        again, or its outcome looked up; and openers put seals further ahead: both, or one if a request is sent again.
+        All of EVENTS does happen in the states that are searched.
         """
         awaited = set(EVENTS)
 
@@ -105,12 +119,18 @@ class TakeoverTests(SynchronousTestCase):
             return any_invariant(state)
 
         states = 0
-        for scope in (Scope(writes=(2, 1, 1), checkpoints=0), Scope(writes=(1, 1, 1), checkpoints=1)):
+        for scope in (
+            Scope(writes=(2, 1, 1), checkpoints=0, seals_ahead=(0, 0)),
+            Scope(writes=(1, 1, 1), checkpoints=1, seals_ahead=(0, 0)),
+            Scope(writes=(2, 1, 1), checkpoints=0, repeats=0),
+            Scope(writes=(1, 1, 1), checkpoints=1, repeats=0),
+            Scope(writes=(1, 1, 1), checkpoints=0, seals_ahead=(1, 0)),
+        ):
             outcome = search(Rule(), scope, watch)
             self.assertEqual((outcome.violation, outcome.trace), ("", []))
             states += outcome.states
         self.assertEqual(awaited, set())
-        self.assertGreater(states, 180_000)
+        self.assertGreater(states, 320_000)
 
     def test_head_before_seal(self) -> None:
         """Head first, seal second: who stops between the two leaves an epoch in nobody's chain, and W goes on."""
@@ -164,6 +184,7 @@ class TakeoverTests(SynchronousTestCase):
             "writes_after_claim": ("the next opener misses acknowledged d/2/2", "A acknowledges d/2/2"),
             "replays_what_it_meets": ("A serves without W's acknowledged d/1/1", served.format(2)),
             "numbers_go_on": ("the next opener misses acknowledged d/2/1", "A acknowledges d/2/1"),
+            "seal_ahead_is_no_end": ("A serves without W's acknowledged d/1/1", served.format(2)),
         }
         self.assertEqual(tuple(cases), Rule._fields)
         for left_out, (violation, last) in cases.items():
