@@ -165,8 +165,8 @@ class KillTests(SynchronousTestCase):
             lines += process.stdout.readlines()
         complete = [line.split() for line in lines if line.endswith(b"\n")]
         self.assertGreaterEqual(len(complete), wanted)
-        last = {kind: int(number) for kind, number in complete}
-        return last[b"w"], last[b"f"]
+        told = {kind: int(number) for kind, number in complete}
+        return told[b"w"], told[b"f"]
 
     def serves(self, folder: Path) -> bool:
         """Return whether a new daemon serves the LUN that was left; if it does, kill it."""
