@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, NoReturn
 
 import numpy as np
 from twisted.internet.defer import Deferred
 
 from txtcmu.errors import MediumError
-from txtcmu.results import all_of, as_deferred, gathered
+from txtcmu.results import Promise, all_of, as_deferred, gathered
 from txtcmu.volume.batch import Batch
 from txtcmu.volume.cache import BlockCache
 from txtcmu.volume.headkeeper import HeadKeeper
@@ -60,31 +62,28 @@ class Lookup:
                 if data is None:
                     wanted.append((block, where))
             found.append(data)
-        if not wanted and not any(isinstance(each, Deferred) for each in found):
+        if not wanted and not any(map(callable, found)):
             return found
         return Deferred.fromCoroutine(self._complete(found, wanted))
 
     async def _complete(self, found: list[Any], wanted: list[tuple[int, int]]) -> list[Any]:
         """Return blocks with those in their places that only the store has, and those that wait for their base."""
-        based = [number for number, each in enumerate(found) if isinstance(each, Deferred)]
         # What comes from the open batch is copied now, before it is overwritten.
         found = [bytes(each) if isinstance(each, memoryview) else each for each in found]
-        stored, *bases = await gathered([self._stored(wanted), *(found[number] for number in based)])
-        for number, data in zip(based, bases, strict=True):
-            found[number] = data
-        there = iter(stored)
-        return [next(there) if each is None else each for each in found]
+        stored = iter(await self._stored(wanted))
+        return [next(stored) if each is None else await each() if callable(each) else each for each in found]
 
     async def _stored(self, wanted: list[tuple[int, int]]) -> list[Any]:
         """Return the bytes of blocks that only the store has; what is not there any more is looked up again."""
         found = await self._reader.fetch(wanted)
         gone = [(block, where) for block, where in wanted if isinstance(found[where], NotThere)]
-        again = await gathered([self._read_again(block, where, found[where]) for block, where in gone])
-        found.update(zip((where for _, where in gone), again, strict=True))
+        if gone:
+            again = await gathered([self._read_again(block, where, found[where]) for block, where in gone])
+            found.update(zip((where for _, where in gone), again, strict=True))
         return [found[where] for _, where in wanted]
 
     def _in_memory(self, block: int, where: int) -> Any:
-        """Return the bytes of a block, or a Deferred of them, or ``None`` when only the store has them."""
+        """Return the bytes of a block, ``None`` when only the store has them, or what waits for them when called."""
         if where == HOLE:
             return _ZEROES
         data = self._cache.get(where)
@@ -95,7 +94,7 @@ class Lookup:
             return None
         batch = self._log[seq]
         if block in batch.partial:
-            return batch.bases[block].wait().addCallback(lambda _: bytes(batch.block(slot_of(where))))
+            return partial(_based, batch.bases[block], batch.block, slot_of(where))
         if block in batch.spoiled:
             raise MediumError("the block is damaged", block * BLOCK)
         return batch.block(slot_of(where))
@@ -130,7 +129,7 @@ class Lookup:
             data = (await self._reader.fetch([(block, where)]))[where]
             if isinstance(data, NotThere):  # the block cannot have moved, before this batch is durable
                 await self._lost(block, data)
-        return await as_deferred(data)
+        return await data() if callable(data) else data
 
     async def _read_again(self, block: int, where: int, error: NotThere) -> Any:
         """The block is not where it was: look it up again."""
@@ -147,17 +146,18 @@ class Lookup:
 
 
 def _in_batch(block: int, batch: Batch) -> Any:
-    """Return the bytes of a block, or a Deferred of them, or ``None`` when the open batch does not touch it."""
+    """Return the bytes of a block, ``None`` when the batch does not touch it, or what waits for them when called."""
     data = batch.find(block)
     if data is None:
         return None
     if block in batch.partial:
-        return batch.bases[block].wait().addCallback(_whole, batch, block)
+        return partial(_based, batch.bases[block], batch.find, block)
     if block in batch.spoiled:
         raise MediumError("the block is damaged", block * BLOCK)
     return data or _ZEROES
 
 
-def _whole(_: Any, batch: Batch, block: int) -> bytes:
-    data = batch.find(block)
-    return bytes(data) if data else _ZEROES
+async def _based(base: Promise, find: Callable[[int], Any], place: int) -> bytes:
+    """Return the bytes of a block that waits for its base; of one that was discarded meanwhile, zeroes."""
+    await base.wait()
+    return bytes(find(place)) or _ZEROES

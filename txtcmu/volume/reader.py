@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from txtcmu.objectstore.objects import ObjectDamaged
-from txtcmu.results import Promise, gathered
+from txtcmu.results import Promise
 from txtcmu.volume.cache import BlockCache
 from txtcmu.volume.persistent import ATTEMPTS, PersistentStore
 from txtcmu.volume.slots import BLOCK, SLOT, SlotSeal, seq_of, slot_of
@@ -66,14 +66,18 @@ class Reader:
             Deferred.fromCoroutine(self._read(run)).addBoth(self._ended, run, promise)
         return promises
 
-    def fetch(self, wanted: list[tuple[int, int]]) -> Deferred[dict[int, Any]]:
+    async def fetch(self, wanted: list[tuple[int, int]]) -> dict[int, Any]:
         """Read blocks that are not in the cache.
 
+        Cancelling it does not stop the requests, which others may wait for.
+
         :param wanted: block and location of each.
-        :return: Deferred of the bytes of each by location, or the :class:`NotThere` in their place, and of others;
-            cancelling it does not stop the requests, which others may wait for.
+        :return: the bytes of each by location, or the :class:`NotThere` in their place; and others.
         """
-        return gathered([promise.wait() for promise in self.begin(wanted)]).addCallback(_united)
+        found: dict[int, Any] = {}
+        for promise in self.begin(wanted):
+            found |= await promise.wait()
+        return found
 
     def _ended(self, result: Any, run: list[tuple[int, int]], promise: Promise) -> None:
         for where, _ in run:
@@ -94,7 +98,7 @@ class Reader:
             except ObjectDamaged as damaged:
                 _log.error("{error}", error=damaged)
                 if len(run) > 1:  # the others may be whole
-                    return _united([await self._read([each]) for each in run])
+                    return {where: data for each in run for where, data in (await self._read([each])).items()}
                 break
             if stored is None:
                 return dict.fromkeys((where for where, _ in run), NotThere(f"object {key} is missing"))
@@ -115,13 +119,6 @@ class Reader:
                 attempt=attempt + 1,
             )
         return found | dict.fromkeys((where for where, _ in missing), NotThere(f"object {key} is damaged"))
-
-
-def _united(runs: list[dict[int, Any]]) -> dict[int, Any]:
-    united: dict[int, Any] = {}
-    for run in runs:
-        united |= run
-    return united
 
 
 def _runs(fresh: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
