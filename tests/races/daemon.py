@@ -55,7 +55,8 @@ class Orders:
     :ivar path: of the volume, with the bucket; ``options``: of the handler.
     :ivar probed: what is known of the bucket, as by a daemon that has opened another disk in it.
     :ivar halt: where in a takeover it stops itself: ``sealed``, ``replaced`` or nowhere, ``""``.
-    :ivar depth: commands at a time, 0 for none: then it only looks at the disk, and before it ends checks the store.
+    :ivar depth: commands at a time, 0 for none: then it only looks at the disk, and waits to be asked to end.
+    :ivar checks: whether it checks the store before it ends, if it only looks.
     :ivar think: seconds between two of them, on average.
     """
 
@@ -67,6 +68,7 @@ class Orders:
     probed: dict[str, tuple[bool, bool]]
     halt: str = ""
     depth: int = 0
+    checks: bool = False
     think: float = 0.0
 
     @property
@@ -174,7 +176,8 @@ class _Daemon:
             await self._flush()
         elif rig.device.state is State.SERVING:
             await self._left
-            await self._check()
+            if orders.checks:
+                await self._check()
         if rig.device.state is State.FENCED:
             command = await self._send(rig.initiator.read(0, _BLOCK))
             self._tell("fenced", life=orders.life, sense=command.sense_code)

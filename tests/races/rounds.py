@@ -105,19 +105,25 @@ class Round:
         begun = self._hosts[host] = self._start(
             self._machines[host],
             halt=random.choice(("", "", "sealed", "replaced")),
-            depth=random.choice((1, 2, 4)),
+            depth=random.choice((0, 1, 2, 2, 4, 4)),
             think=random.choice((0.01, 0.03)),
         )
         return begun
 
     def _strike(self, daemon: Daemon) -> None:
-        """Kill a daemon, stop it, let it go on, or ask it to end, which only who has the disk can do in good order."""
+        """Kill a daemon, stop it, let it go on, or ask it to end, which only who has the disk can do in good order.
+
+        One without work, who does not notice that it is deposed, is asked in its sleep: it ends as if nothing had been.
+        """
         if not daemon.alive:
             return
         if self._random.random() < 0.45:
             self._send(daemon, SIGKILL)
         elif daemon.stopped:
             self._send(daemon, SIGCONT)
+        elif not (daemon.orders.depth or daemon.opening or daemon.asked):
+            self._send(daemon, SIGSTOP)
+            self._send(daemon, SIGTERM)
         elif daemon.opening or daemon.asked or self._random.random() < 0.6:
             self._send(daemon, SIGSTOP)
         else:
@@ -137,9 +143,11 @@ class Round:
             if daemon.alive and daemon.stopped and not _settled(daemon):
                 self._send(daemon, SIGCONT)
         self._daemons.wait("all to open, or not", lambda: all(map(_settled, others)))
-        last = self._start(self._machines[0])
+        last = self._start(self._machines[0], checks=True)
         self._daemons.wait("the last daemon", lambda: not last.opening)
         for daemon in others:
+            if daemon.alive and not (daemon.orders.depth or daemon.asked):
+                self._send(daemon, SIGTERM)
             if daemon.alive and daemon.stopped:
                 self._send(daemon, SIGCONT)
         self._daemons.wait("all to find out", lambda: all(daemon.ended for daemon in others))
