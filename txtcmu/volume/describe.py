@@ -16,6 +16,7 @@ from txtcmu.volume.head import MAX_BYTES, Head
 from txtcmu.volume.headkeeper import read_head
 from txtcmu.volume.logobject import Header, Kind
 from txtcmu.volume.names import Names, head_key, log_place, part_place
+from txtcmu.volume.persistent import read_again
 from txtcmu.volume.replay import Gone, Replay, read_header
 from txtcmu.volume.root import Root
 from txtcmu.volume.surveys import Progress, in_order, listed, survey, trees_at
@@ -148,7 +149,9 @@ async def _dump_tree(store: Any, names: Names, head: Head | None, progress: Prog
 async def _line(store: Any, names: Names, head: Head | None, each: StoredObject) -> str:
     place = log_place(each.key)
     if place is not None:
-        header = await read_header(partial(store.get, checked=False), names, *place, each.size)
+        epoch, seq = place
+        get = partial(store.get, checked=False)
+        header = await read_again(lambda: read_header(get, names, epoch, seq, each.size))
         return f"{header.kind.name.lower():7} {each.key}: {each.size} bytes, {_contents(header)}"
     part = part_place(each.key)
     if part is None:
@@ -156,10 +159,14 @@ async def _line(store: Any, names: Names, head: Head | None, each: StoredObject)
     epoch, seq, number = part
     if number:
         return f"part    {each.key}: {each.size} bytes"
-    found = await store.get(each.key, checked=False)
-    if found is None:
-        raise Gone(each.key)
-    root = Root.decode(found.data, names.uuid, epoch, seq)
+
+    async def read() -> Root:
+        found = await store.get(each.key, 0, each.size, checked=False)
+        if found is None:
+            raise Gone(each.key)
+        return Root.decode(found.data, names.uuid, epoch, seq)
+
+    root = await read_again(read)
     named = (
         head is not None and head.checkpoint is not None and (head.checkpoint.epoch, head.checkpoint.seq) == part[:2]
     )

@@ -19,7 +19,7 @@ from txtcmu.volume.loader import Loader
 from txtcmu.volume.log import WINDOW
 from txtcmu.volume.logobject import Kind
 from txtcmu.volume.names import Names, log_place
-from txtcmu.volume.persistent import PersistentStore
+from txtcmu.volume.persistent import ATTEMPTS, PersistentStore
 from txtcmu.volume.replay import Gone, Replay
 from txtcmu.volume.salvage import loss_from
 from txtcmu.volume.slots import BLOCK, HOLE, SLOT, SlotSeal, seqs_of
@@ -224,16 +224,23 @@ async def _check_data(
         if key not in sizes:
             return len(piece.blocks), []  # which was said already
         first, last = piece.slots[0], piece.slots[-1]
-        try:
-            found = await persistent.get(key, first * SLOT, (last + 1 - first) * SLOT)
-        except ObjectDamaged as damaged:
-            return len(piece.blocks), [str(damaged)]
-        view = memoryview(found.data if found is not None else b"")
         seal = SlotSeal(state.names.uuid, state.epoch_of(piece.seq), piece.seq)
+        damaged = list(zip(piece.blocks, piece.slots, strict=True))
+        for _ in range(ATTEMPTS):
+            try:
+                found = await persistent.get(key, first * SLOT, (last + 1 - first) * SLOT)
+            except ObjectDamaged as error:
+                return len(piece.blocks), [str(error)]
+            view = memoryview(found.data if found is not None else b"")
+            damaged = [
+                (block, slot)
+                for block, slot in damaged
+                if not seal.intact(slot, block, view[(slot - first) * SLOT :][:SLOT])
+            ]
+            if not damaged:
+                break
         return len(piece.blocks), [
-            f"block {block} (byte {block * BLOCK}) is damaged in object {key}"
-            for block, slot in zip(piece.blocks, piece.slots, strict=True)
-            if not seal.intact(slot, block, view[(slot - first) * SLOT :][:SLOT])
+            f"block {block} (byte {block * BLOCK}) is damaged in object {key}" for block, _ in damaged
         ]
 
     blocks, where = _mapped(state)

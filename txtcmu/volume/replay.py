@@ -75,7 +75,7 @@ class Replay:
         key = self._names.part(checkpoint.epoch, checkpoint.seq, 0)
 
         async def read() -> Root:
-            found = await self._persistent.get(key)
+            found = await self._persistent.get(key, 0, checkpoint.size)
             if found is None:
                 raise Gone(key)
             return Root.decode(found.data, self._names.uuid, checkpoint.epoch, checkpoint.seq)
