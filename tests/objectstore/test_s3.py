@@ -238,6 +238,15 @@ class FailureTests(SynchronousTestCase):
                 self.assertEqual(self.finish(self.store.get("key")).data, b"data")
             self.assertEqual([status for _, _, status in self.fake.requests[before:]], [403, 200, 200, 200])
 
+    def test_wrong_clock_of_many(self) -> None:
+        """So does each of many requests that were under way when the first refusal came."""
+        self.finish(self.store.put("key", b"data"))
+        self.fake.clock_ahead = 7200.0
+        self.script(Fault(answered=1.0, times=3))
+        reads = [self.store.get("key") for _ in range(3)]
+        self.assertEqual([self.finish(each).data for each in reads], [b"data"] * 3)
+        self.assertEqual(self.fake.count("GET"), 6)
+
     def test_clocks_that_agree(self) -> None:
         """A store that goes on about the time when there is no difference, or says none, is told of."""
         for headers in ({}, {"Date": "now"}):

@@ -65,7 +65,7 @@ class Signer:
     """Signs requests for one region with credentials that it keeps fresh.
 
     :param find: looks the credentials up anew, blocking; ``None``: there are no others.
-    :ivar generation: of the credentials; one more whenever they are others.
+    :ivar generation: of what signatures are made with; one more whenever the credentials or the clock are others.
     """
 
     _log = Logger()
@@ -93,13 +93,13 @@ class Signer:
     async def reconsider(self, generation: int, code: str, date: str) -> bool:
         """Learn from a refusal.
 
-        :param generation: of the credentials that the refused request was signed with.
+        :param generation: that the refused request was signed with.
         :param code: of the error, and ``date``: the reply's.
         :return: whether the request deserves another signature.
         :raise Later: as :meth:`sign`.
         """
         if code == "RequestTimeTooSkewed":
-            return self._set_clock(date)
+            return generation != self.generation or self._set_clock(date)
         if code not in _REFUSED:
             return False
         await self._finding.acquire()
@@ -150,6 +150,7 @@ class Signer:
         if abs(ahead - self._ahead) < _SKEWED:
             return False
         self._ahead = ahead
+        self.generation += 1
         self._log.warn(
             "this host's clock is {seconds:.0f} s {which} the store's, which counts for now; set it (NTP)",
             seconds=abs(ahead),
