@@ -199,12 +199,14 @@ class RenewalTests(SynchronousTestCase):
         self.fake = FakeS3(self.reactor)
         self.found: list[Credentials | Exception] = [Credentials("fake-key", "fake-secret", "first")]
         self.searches = 0
+        self.takes = 0.0  # seconds
         self.store = self.fake.connect(find=self.find)
         self.finish(self.store.put("key", b"data"))
 
     def find(self) -> Credentials:
         """Look the credentials up."""
         self.searches += 1
+        self.reactor.rightNow += self.takes
         latest = self.found[-1]
         if isinstance(latest, Exception):
             raise latest
@@ -269,6 +271,20 @@ class RenewalTests(SynchronousTestCase):
             with self.assertRaisesRegex(StoreUnavailable, "nobody there|ExpiredToken"):
                 self.finish(self.store.get("key"))
         self.flushLoggedErrors()
+
+    def test_source_away_from_many(self) -> None:
+        """All requests wait for it that are refused meanwhile, however many, and nobody asks it for each of them."""
+        self.fake.access_key = "newer"
+        self.found.append(StoreUnavailable("credentials: nobody there"))
+        self.takes = 6.0
+        self.fake.faults.append(Fault(answered=1.0, times=5))
+        reads = [as_deferred(self.store.get("key")) for _ in range(5)]
+        self.reactor.pump([0.1] * 80)
+        for each in reads:
+            self.assertNoResult(each)
+        self.assertLess(self.searches, 4)
+        self.found.append(Credentials("newer", "fake-secret"))
+        self.assertEqual([self.finish(each).data for each in reads], [b"data"] * 5)
 
     def test_nothing_better(self) -> None:
         """Keys that are refused, and are all there are, end in the line that says what is wrong."""

@@ -78,7 +78,8 @@ class Signer:
         self._region = region
         self._find = find
         self._finding = DeferredLock()
-        self._found = float("-inf")
+        self._found = float("-inf")  # when they were last looked up
+        self._away = ""  # why nobody gave any then
         self._ahead = 0.0  # seconds that the store's clock is before this host's
         self._latest: Keys | None = None
         self.generation = 0
@@ -104,27 +105,28 @@ class Signer:
             return False
         await self._finding.acquire()
         try:
-            if generation == self.generation and self._find is not None and self._due():
-                try:
-                    self._credentials = await run(self._reactor, self._find)
-                except StoreUnavailable as error:
-                    raise Later(str(error), doubtful=False) from None
-                except ConfigError as error:
-                    self._log.error("{error}", error=error)
-                await self._keys()
-                if generation != self.generation:
-                    self._log.info("the store refused the credentials ({code}); there are new ones", code=code)
+            if generation == self.generation and self._find is not None:
+                if self._reactor.seconds() >= self._found + _LOOK_AGAIN:
+                    self._away = await self._look_up(self._find)
+                    self._found = self._reactor.seconds()
+                    if generation != self.generation:
+                        self._log.info("the store refused the credentials ({code}); there are new ones", code=code)
+                if self._away:
+                    raise Later(self._away, doubtful=False)
             return generation != self.generation
         finally:
             self._finding.release()
 
-    def _due(self) -> bool:
-        """Tell whether the credentials may be looked up now, and remember that they are."""
-        now = self._reactor.seconds()
-        due: bool = now >= self._found + _LOOK_AGAIN
-        if due:
-            self._found = now
-        return due
+    async def _look_up(self, find: Callable[[], Credentials]) -> str:
+        """Look the credentials up anew; return why nobody gives any now, or ``""``."""
+        try:
+            self._credentials = await run(self._reactor, find)
+            await self._keys()
+        except (StoreUnavailable, Later) as error:
+            return str(error)
+        except ConfigError as error:
+            self._log.error("{error}", error=error)
+        return ""
 
     async def _keys(self) -> Keys:
         credentials = self._credentials
