@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
 import random
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,18 @@ from txtcmu.objectstore.objectfiles import ObjectFiles
 REPOSITORY = Path(__file__).parent.parent.parent
 KEY = "volume/d/1/7"
 PATH = "objects/" + path_of(KEY)
+LOOKS = ("get", "list", "create", "compare", "sweep and get")
+
+
+def refusing(call: Callable[..., Any], left: Iterator[int]) -> Callable[..., Any]:
+    """Return a system call that is refused when none are left; the calls before and after it are not."""
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        if next(left) == 0:
+            raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+        return call(*args, **kwargs)
+
+    return wrapped
 
 
 class KillTests(SynchronousTestCase):
@@ -54,6 +69,22 @@ class KillTests(SynchronousTestCase):
         """Whether what has the object's name now will have it after a power cut."""
         return self.disk.survivor(PATH) == os.stat(os.path.join(self.path, PATH)).st_ino
 
+    def sees(self, files: ObjectFiles, look: str, replaces: bool) -> bool:
+        """Whether a process learns, in one of the ways that there are, that the object is there."""
+        if look == "list":
+            return bool(files.list("volume/", ""))
+        if look in ("create", "compare"):
+            condition = "0" * 32 if look == "compare" else None
+            try:
+                files.put(KEY, b"other", {}, condition, condition is None)
+            except PreconditionFailed:
+                return os.path.exists(os.path.join(self.path, PATH))
+            self.assertEqual((look, replaces), ("create", False))
+            return True
+        if look == "sweep and get":
+            files.sweep()
+        return files.get(KEY, 0, None) is not None
+
     def test_acknowledged(self) -> None:
         """What was acknowledged survives the power cut, and so does its absence once it is deleted."""
         files = self.open()
@@ -69,24 +100,12 @@ class KillTests(SynchronousTestCase):
         for replaces in (False, True):
             calls, outcomes = 0, set()
             while self.killed_at(calls, replaces):
-                for look in ("get", "list", "create", "compare", "sweep and get"):
+                for look in LOOKS:
                     self.killed_at(calls, replaces)
                     other = self.open()
-                    if look == "list":
-                        seen = bool(other.list("volume/", ""))
-                    elif look in ("create", "compare"):
-                        condition = "0" * 32 if look == "compare" else None
-                        try:
-                            other.put(KEY, b"other", {}, condition, condition is None)
-                            self.assertEqual((look, replaces), ("create", False))
-                            seen = True
-                        except PreconditionFailed:
-                            seen = os.path.exists(os.path.join(self.path, PATH))
-                    else:
-                        if look == "sweep and get":
-                            other.sweep()
-                            self.assertFalse(calls and os.listdir(f"{self.path}/temporary"))
-                        seen = other.get(KEY, 0, None) is not None
+                    seen = self.sees(other, look, replaces)
+                    if look == "sweep and get":
+                        self.assertFalse(calls and os.listdir(f"{self.path}/temporary"))
                     self.assertTrue(seen or not replaces)
                     if seen:
                         self.assertTrue(self.survives(), f"{look} after {calls} calls, replaces: {replaces}")
@@ -95,6 +114,42 @@ class KillTests(SynchronousTestCase):
                         outcomes.add(found.data)
                 calls += 1
             self.assertEqual(outcomes, {b"old" if replaces else b"other", b"new"})
+            self.assertGreater(calls, 8)
+
+    def refused_at(self, calls: int, replaces: bool) -> tuple[ObjectFiles, bool]:
+        """Have one object written, or another replaced by it, while the system refuses one call.
+
+        :return: the process, which goes on, and whether there was such a call.
+        """
+        self.make()
+        etag = self.open().put(KEY, b"old", {}, None, True) if replaces else None
+        system = self.disk.process()
+        left = itertools.count(calls, -1)
+        for name in ("open", "write", "mkdir", "link", "rename", "unlink"):
+            setattr(system, name, refusing(getattr(system, name), left))
+        files = ObjectFiles(self.path, system)
+        self.addCleanup(files.close)
+        try:
+            files.put(KEY, b"new", {}, etag, not replaces)
+            self.assertTrue(self.survives())
+        except OSError:
+            pass
+        return files, next(left) < 0
+
+    def test_refused(self) -> None:
+        """So does what is seen after the system refused one call, a descriptor perhaps, and the process goes on."""
+        for replaces in (False, True):
+            calls, outcomes = 0, set()
+            while self.refused_at(calls, replaces)[1]:
+                for look in LOOKS:
+                    for own in (True, False):
+                        process, _ = self.refused_at(calls, replaces)
+                        if self.sees(process if own else self.open(), look, replaces):
+                            self.assertTrue(self.survives(), f"{look} after {calls} calls, {replaces=}, {own=}")
+                        found = process.get(KEY, 0, None)
+                        outcomes.add(found and found.data)
+                calls += 1
+            self.assertLessEqual({b"old" if replaces else b"other", b"new"}, outcomes)
             self.assertGreater(calls, 8)
 
     def test_deletion(self) -> None:

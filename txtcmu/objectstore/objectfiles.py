@@ -3,8 +3,9 @@
 A file holds the body, a description (JSON: key, etag, metadata), and :data:`_TAIL`.  It is written and fsynced under
 a name in ``temporary/``, gets its own name in ``objects/`` by ``link()`` or ``rename()``, and then its directory is
 fsynced.  The name in ``temporary/`` goes last: *a file with two names may not be durable yet*.  Whoever meets one
-fsyncs its directory before telling anybody of it, since its writer may have been killed in between.  So what was
-seen once is not lost by a power cut.  (Backups made of hard links make every read pay for that.)
+fsyncs its directory before telling anybody of it, since its writer may have been killed in between, or have had no
+descriptor left for the directory.  So what was seen once is not lost by a power cut.  (Backups made of hard links make
+every read pay for that.)
 
 Who replaces or removes holds ``flock`` on ``lock`` for that moment.  Who writes a temporary file holds ``flock`` on
 it: one that can be locked has lost its writer, and is swept.
@@ -46,6 +47,7 @@ class SystemCalls:
     """The calls that touch objects, each replaceable: a test overrides the one that is to fail."""
 
     def __init__(self) -> None:
+        self.open = os.open
         self.pread = os.pread
         self.write = os.write
         self.fsync = os.fsync
@@ -66,7 +68,8 @@ class _FileDamaged(ObjectDamaged):
 class ObjectFiles:
     """The objects in a directory, which must exist.
 
-    Every method raises :class:`OSError` when the system refuses; then nothing has happened.
+    Every method raises :class:`OSError` when the system refuses; then nothing has happened, or all of it, and whoever
+    is told of an object is told of a durable one.
 
     :param path: it is held open, and so cannot be unmounted and be taken for empty.
     """
@@ -117,7 +120,7 @@ class ObjectFiles:
         """Return an object with ``length`` bytes of it from ``start`` on."""
         path = _OBJECTS + path_of(key)
         try:
-            fd = os.open(path, os.O_RDONLY, dir_fd=self._root)
+            fd = self._system.open(path, os.O_RDONLY, dir_fd=self._root)
         except FileNotFoundError:
             self._nothing()
             return None
@@ -154,7 +157,7 @@ class ObjectFiles:
         for name in self._names(_TEMPORARY):
             path = _TEMPORARY + name
             try:
-                fd = os.open(path, os.O_RDWR, dir_fd=self._root)
+                fd = self._system.open(path, os.O_RDWR, dir_fd=self._root)
             except FileNotFoundError:
                 continue
             try:
@@ -172,6 +175,7 @@ class ObjectFiles:
         etag = token_hex(16)
         description = json.dumps({"key": key, "etag": etag, "metadata": dict(metadata)}).encode()
         fd, temporary = self._make_temporary()
+        pending = False  # while it is, the second name goes on telling that the object may not be durable
         with os.fdopen(fd, "wb", 0):
             try:
                 for piece in (data, description, _TAIL.pack(len(description), crc32(description), _MAGIC)):
@@ -182,9 +186,11 @@ class ObjectFiles:
                     self._create(temporary, path, key)
                 else:
                     self._replace(temporary, path, key, if_match)
+                pending = True
                 self._fsync_folder(path)
+                pending = False
             finally:
-                if not self._failure:  # else its second name goes on telling that it may not be durable
+                if not pending:
                     for name in (temporary, temporary + "+"):
                         try:
                             self._unlink(name)
@@ -197,7 +203,7 @@ class ObjectFiles:
         while True:
             path = _TEMPORARY + token_hex(8)
             self._make_folders(path)
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._root)
+            fd = self._system.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._root)
             try:
                 if _try_lock(fd) and os.fstat(fd).st_nlink:
                     return fd, path
@@ -230,7 +236,7 @@ class ObjectFiles:
     def _lock(self) -> Iterator[None]:
         """Keep out other threads, for which we wait, and processes, for which we do not: they may be stopped."""
         with self._turn:
-            fd = os.open(_LOCK, os.O_RDWR | os.O_CREAT, 0o600, dir_fd=self._root)
+            fd = self._system.open(_LOCK, os.O_RDWR | os.O_CREAT, 0o600, dir_fd=self._root)
             try:
                 if not _try_lock(fd):
                     raise Later(f"another process holds {self.path}/{_LOCK}", doubtful=False)
@@ -258,7 +264,7 @@ class ObjectFiles:
         An fsync that failed is not tried again: the next one would succeed, and mean nothing.
         """
         self._refuse_after_failure()
-        fd = os.open(path.rpartition("/")[0] or ".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._root)
+        fd = self._system.open(path.rpartition("/")[0] or ".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._root)
         try:
             self._system.fsync(fd)
         except OSError as error:
@@ -313,7 +319,7 @@ class ObjectFiles:
 
     def _names(self, folder: str) -> Sequence[str]:
         try:
-            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._root)
+            fd = self._system.open(folder, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._root)
         except FileNotFoundError:
             self._nothing()
             return ()
