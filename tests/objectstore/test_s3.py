@@ -17,9 +17,11 @@ from txtcmu.interfaces import IObjectStore
 from txtcmu.objectstore.objects import MaybeMine, StoredObject
 from txtcmu.objectstore.retry import Later, Patience
 from txtcmu.objectstore.s3errors import refusal
+from txtcmu.results import as_deferred
 from txtcmu.testing.fakebucket import Answer
 from txtcmu.testing.fakes3 import FakeS3
 from txtcmu.testing.faults import Fault
+from txtcmu.volume.persistent import PersistentStore
 
 
 class S3ObjectStoreTests(StoreContract, TestCase):
@@ -128,14 +130,26 @@ class FailureTests(SynchronousTestCase):
             self.assertLess(abs(gap - expected), 0.02)
 
     def test_retry_after(self) -> None:
-        """The store's own wish is granted."""
-        self.script(Fault.refuse(503, "SlowDown", retry_after="7"))
-        waiting: list[Any] = []
-        self.store.get("key").addBoth(waiting.append)
-        self.clock.advance(6.9)
-        self.assertEqual(waiting, [])
-        self.clock.advance(0.2)
-        self.assertEqual(waiting, [None])
+        """The store's own wish is granted, be it for more than all patience."""
+        for seconds in (7, 60):
+            self.script(Fault.refuse(503, "SlowDown", retry_after=str(seconds)))
+            waiting: list[Any] = []
+            self.store.get("key").addBoth(waiting.append)
+            self.clock.advance(seconds - 0.1)
+            self.assertEqual(waiting, [])
+            self.clock.advance(0.2)
+            self.assertEqual(waiting, [None])
+
+    def test_retry_after_without_end(self) -> None:
+        """But not without end; and who must go on all the same asks not much more often than the store wants."""
+        self.script(Fault.refuse(503, "SlowDown", retry_after="60", times=1000))
+        with self.assertRaisesRegex(StoreUnavailable, "2 attempts in 60 s"):
+            self.finish(self.store.get("key"))
+        before = self.fake.count("GET")
+        reading = as_deferred(PersistentStore(self.store, self.clock).get("key"))
+        self.clock.pump([0.5] * 1200)
+        self.assertNoResult(reading)
+        self.assertLess(self.fake.count("GET") - before, 25)
 
     def attempts(self, begin: Any, *faults: Fault) -> list[float]:
         """Return how long each attempt lasted that one of the faults kept from being answered."""
@@ -186,7 +200,7 @@ class FailureTests(SynchronousTestCase):
             headers = {"date": "Thu, 01 Jan 1970 00:00:00 GMT", "retry-after": text}
             later = refusal(self.store.settings, 503, headers, b"")
             assert isinstance(later, Later)
-            self.assertEqual(Patience(self.clock, lambda: 0.0).delay(1, later.wait), seconds)
+            self.assertEqual(Patience(self.clock, lambda: 0.0).granted(later.wait), seconds)
 
     def test_clear_lines(self) -> None:
         """Each refusal names its mend."""

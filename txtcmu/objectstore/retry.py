@@ -42,7 +42,8 @@ class Patience:
 
     :ivar clock: the reactor.
     :ivar random: returns a float from 0 to 1.
-    :ivar total: seconds from the first attempt on, after which no further one is begun.
+    :ivar total: seconds from the first attempt on, after which no further one is begun; but a wait that the store asks
+        for before that is granted, for who gives up instead is soon back.
     :ivar most_asked: seconds of a wait that the store asks for that are granted; a clock of its may be wrong.
     """
 
@@ -53,10 +54,14 @@ class Patience:
     longest: float = 20.0
     most_asked: float = 120.0
 
-    def delay(self, attempts: int, asked: float | None) -> float:
-        """Return how many seconds to wait after ``attempts`` attempts; at least what the store asked for."""
+    def delay(self, attempts: int) -> float:
+        """Return how many seconds to wait after ``attempts`` attempts, if the store does not ask for more."""
         bound: float = min(self.longest, self.first * 2.0 ** min(attempts - 1, 30))
-        return max(min(asked or 0.0, self.most_asked), bound * self.random())
+        return bound * self.random()
+
+    def granted(self, asked: float | None) -> float:
+        """Return how many seconds of a wait that the store asks for are granted."""
+        return min(asked or 0.0, self.most_asked)
 
 
 @define
@@ -89,13 +94,13 @@ async def persist(
             doubts.count += later.doubtful
             doubts.hung += isinstance(later, Hung)
             trouble(str(later))
-            delay = patience.delay(attempts, later.wait)
+            delay = patience.delay(attempts)
             waited = patience.clock.seconds() - started
             if waited + delay > patience.total:
                 raise StoreUnavailable(
                     f"{what}: {later} ({attempts} attempts in {waited:.0f} s); see whether the store is up"
                 ) from None
-            await deferLater(patience.clock, delay)
+            await deferLater(patience.clock, max(delay, patience.granted(later.wait)))
         except PreconditionFailed as refused:
             if doubts.count:
                 raise MaybeMine(str(refused), doubts.count) from None
