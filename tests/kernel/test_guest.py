@@ -4,6 +4,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 HUNG_TASKS = {"hung_task_timeout_secs": 60, "hung_task_warnings": -1}
@@ -60,3 +61,13 @@ def test_declared_lines_are_no_failure() -> None:
 def test_undeclared_lines_are_a_failure() -> None:
     with open("/dev/kmsg", "w") as log:
         log.write("BUG: undeclared, on purpose\n")
+
+
+def test_vectors() -> None:
+    """What the guest's processor computes is right: numpy sorts, with whatever instructions it finds there."""
+    random = np.random.default_rng(1)
+    for _ in range(500):
+        numbers = random.integers(0, 1 << 40, int(random.integers(1, 300))).astype(np.uint64)
+        order = np.argsort(numbers)
+        assert (np.diff(numbers[order].astype(np.int64)) >= 0).all()
+        assert sorted(order.tolist()) == list(range(len(numbers)))
