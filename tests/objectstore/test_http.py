@@ -14,10 +14,13 @@ from twisted.internet import reactor as real_reactor
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, gatherResults
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import CertificateOptions
+from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 from twisted.web.server import Site
+from zope.interface import directlyProvides, providedBy
 
 from txtcmu.errors import ObjectStoreError
+from txtcmu.objectstore.http import _Collector
 from txtcmu.objectstore.retry import Patience
 from txtcmu.testing.fakes3 import FakeS3
 from txtcmu.testing.faults import Fault
@@ -66,21 +69,36 @@ class CountingSite(Site):
         return waiting
 
 
+class HandTimed(Clock):
+    """The reactor's connections, with a time that passes only when the test says so, however slow the machine is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        directlyProvides(self, providedBy(reactor))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(reactor, name)
+
+
 class RealCase(TestCase):
-    """A fake S3 server behind a socket."""
+    """A fake S3 server behind a socket.
+
+    :ivar clock: the reactor of the store, and of the server's faults.
+    """
 
     timeout = 60
+    clock: Any = reactor
 
     def setUp(self) -> None:
         """Serve."""
-        self.fake = FakeS3(reactor)
+        self.fake = FakeS3(self.clock)
         self.site = CountingSite(self.fake)
         self.port = reactor.listenTCP(0, self.site, interface="127.0.0.1")
         self.addCleanup(self.port.stopListening)
 
     def connect(self, scheme: str = "http", **settings: Any) -> Any:
         """Return a store that is closed, with its connections, when the test ends."""
-        patience = Patience(reactor, lambda: 0.0, total=1000.0)
+        patience = Patience(self.clock, lambda: 0.0, total=1000.0)
         store = self.fake.connect(patience, endpoint=f"{scheme}://127.0.0.1:{self.port.getHost().port}", **settings)
         self.addCleanup(self.site.empty)
         self.addCleanup(store.close)
@@ -120,38 +138,6 @@ class ConnectionTests(RealCase):
         await store.close()
         await self.site.empty()
 
-    async def test_silence_is_left(self) -> None:
-        """After a request that hung the next attempt is made on a new connection, whatever idles beside it."""
-        store = self.connect(request_timeout=0.3)
-        await store.put("key", b"data")
-        self.fake.faults.append(Fault(answered=0.1, times=3))
-        await gatherResults([store.get("key") for _ in range(3)])
-        idle = set(self.site.open)
-        self.assertEqual(len(idle), 3)
-        self.fake.faults.append(Fault.hang())
-        await store.get("key")
-        self.assertFalse(idle & self.site.open)
-        self.assertEqual((self.site.opened, self.fake.count("GET")), (4, 5))
-
-    async def test_deadline_covers_the_body(self) -> None:
-        """That a reply has begun does not count: one that stalls in its body is given up as well."""
-        store = self.connect(request_timeout=0.3)
-        await store.put("key", b"data")
-        stalled: list[Any] = []
-        respond = self.fake._respond
-
-        def stall(request: Any, fault: Fault, answer: Any) -> None:
-            if stalled:
-                respond(request, fault, answer)
-            else:
-                stalled.append(request)
-                request.setHeader("Content-Length", "4")
-                request.write(b"da")
-
-        self.patch(self.fake, "_respond", stall)
-        self.assertEqual((await store.get("key")).data, b"data")
-        self.assertEqual(self.fake.count("GET"), 2)
-
     async def test_cancelled_while_connecting(self) -> None:
         """A request that is cancelled before it has a connection ends, and is not made again."""
         store = self.connect()
@@ -177,6 +163,73 @@ class ConnectionTests(RealCase):
         for each in writes:
             each.cancel()
         await DeferredList(writes, consumeErrors=True)
+
+
+class DeadlineTests(RealCase):
+    """Requests that are not answered in time."""
+
+    def setUp(self) -> None:
+        """Serve, with the time in hand, and one object."""
+        self.clock = HandTimed()
+        super().setUp()
+        self.store = self.connect()
+        self.fake.objects.put("key", b"data")
+
+    def arrival(self, count: int = 1) -> Deferred[None]:
+        """Return a Deferred that fires when so many requests more have arrived."""
+        arrived: Deferred[None] = Deferred()
+        render, total = self.fake.render, len(self.fake.requests) + count
+
+        def noting(request: Any) -> int:
+            result = render(request)
+            if len(self.fake.requests) == total:
+                arrived.callback(None)
+            return result
+
+        self.patch(self.fake, "render", noting)
+        return arrived
+
+    async def test_silence_is_left(self) -> None:
+        """After a request that hung the next attempt is made on a new connection, whatever idles beside it."""
+        self.fake.faults.append(Fault(answered=1.0, times=3))
+        arrived = self.arrival(3)
+        reads = [self.store.get("key") for _ in range(3)]
+        await arrived
+        self.clock.advance(1.0)
+        await gatherResults(reads)
+        idle = set(self.site.open)
+        self.assertEqual(len(idle), 3)
+        self.fake.faults.append(Fault.hang())
+        arrived = self.arrival()
+        reading = self.store.get("key")
+        await arrived
+        self.clock.advance(3.0)
+        self.assertEqual((await reading).data, b"data")
+        self.assertFalse(idle & self.site.open)
+        self.assertEqual((self.site.opened, self.fake.count("GET")), (4, 5))
+
+    async def test_deadline_covers_the_body(self) -> None:
+        """That a reply has begun does not count: one that stalls in its body is given up as well."""
+        begun: Deferred[None] = Deferred()
+        respond, received = self.fake._respond, _Collector.dataReceived
+
+        def stall(request: Any, fault: Fault, answer: Any) -> None:
+            self.patch(self.fake, "_respond", respond)
+            request.setHeader("Content-Length", "4")
+            request.write(b"da")
+
+        def noting(collector: _Collector, data: bytes) -> None:
+            received(collector, data)
+            if not begun.called:
+                begun.callback(None)
+
+        self.patch(self.fake, "_respond", stall)
+        self.patch(_Collector, "dataReceived", noting)
+        reading = self.store.get("key")
+        await begun
+        self.clock.advance(3.0)
+        self.assertEqual((await reading).data, b"data")
+        self.assertEqual(self.fake.count("GET"), 2)
 
 
 class TLSTests(RealCase):
