@@ -14,6 +14,7 @@ from tests.objectstore.storecontract import StoreContract
 from tests.objectstore.wirecontract import BODY, WireContract
 from txtcmu.errors import ObjectStoreError, PreconditionFailed, StoreUnavailable
 from txtcmu.interfaces import IObjectStore
+from txtcmu.objectstore.http import Reply
 from txtcmu.objectstore.objects import MaybeMine, StoredObject
 from txtcmu.objectstore.retry import Later, Patience
 from txtcmu.objectstore.s3errors import refusal
@@ -297,6 +298,30 @@ class FailureTests(SynchronousTestCase):
         self.patch(self.fake, "answer", replacing)
         found = self.finish(self.store.get("key", 4096, 512))
         self.assertEqual((found.size, found.data), (8192, bytes(512)))
+
+    def test_damaged_sizes(self) -> None:
+        """An object's size with a flipped bit, or none, is asked for again, whether its range came or not."""
+        self.finish(self.store.put("key", bytes(4096)))
+        exchange = self.store._http.exchange
+        for start, method, header, wrong in (
+            (0, "GET", "content-range", "bytes 0-3/409\xb2"),
+            (0, "GET", "content-range", ""),
+            (4096, "HEAD", "content-length", "409\xb2"),
+            (4096, "HEAD", "content-length", ""),
+        ):
+            replies = 0
+
+            async def damaged(
+                sent: str, *args: Any, method: str = method, header: str = header, wrong: str = wrong
+            ) -> Reply:
+                nonlocal replies
+                reply = await exchange(sent, *args)
+                replies += sent == method
+                return evolve(reply, headers={**reply.headers, header: wrong}) if replies == 1 else reply
+
+            self.patch(self.store._http, "exchange", damaged)
+            found = self.finish(self.store.get("key", start, 4, checked=False))
+            self.assertEqual((found.size, found.data, replies), (4096, bytes(4096)[start : start + 4], 2), wrong)
 
     def test_damaged_lists(self) -> None:
         """A list with a flipped bit is asked for again, wherever that is seen; what never is one is told of."""

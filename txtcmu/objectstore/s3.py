@@ -197,7 +197,7 @@ class S3ObjectStore:
         if reply.status == 200:  # to a Range as well: a store may ignore it
             return evolve(found, data=reply.body[window.start : window.stop])
         first, _, size = reply.headers.get("content-range", "").removeprefix("bytes ").partition("/")
-        if not first.startswith(f"{window.start}-") or not size.isdigit():
+        if not first.startswith(f"{window.start}-") or not size.isdecimal():
             raise Later(f"{key}: the store answered a range that was not asked for", doubtful=False)
         if len(reply.body) != min(int(size), window.stop or int(size)) - window.start:
             raise Later(
@@ -209,7 +209,12 @@ class S3ObjectStore:
         reply = await self._attempt("HEAD", self.settings.url(key), {}, b"", _NOTHING, hung)
         if reply.status not in (200, 404):
             raise self._refuse(reply)
-        return None if reply.status == 404 else self._describe(key, reply)
+        if reply.status == 404:
+            return None
+        size = reply.headers.get("content-length", "")
+        if not size.isdecimal():
+            raise Later(f"{key}: the store did not tell its size", doubtful=False)
+        return evolve(self._describe(key, reply), size=int(size))
 
     async def _put(
         self, key: str, body: bytes, metadata: Mapping[str, str], if_match: str | None, absent: bool, checked: bool
@@ -330,7 +335,7 @@ class S3ObjectStore:
         return StoredObject(
             key,
             headers.get("etag", "").strip('"'),
-            int(headers.get("content-length", len(reply.body))),
+            len(reply.body),
             metadata=metadata,
             encoding=headers.get("content-encoding", ""),
         )
