@@ -4,7 +4,7 @@ from itertools import pairwise
 from typing import Any
 
 from attrs import evolve
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface.verify import verifyObject
@@ -22,6 +22,7 @@ from txtcmu.results import as_deferred
 from txtcmu.testing.fakebucket import Answer
 from txtcmu.testing.fakes3 import FakeS3
 from txtcmu.testing.faults import Fault
+from txtcmu.testing.reactor import FakeReactor
 from txtcmu.volume.persistent import PersistentStore
 
 
@@ -403,6 +404,18 @@ class FailureTests(SynchronousTestCase):
         hung.cancel()
         self.failureResultOf(hung)
         self.assertIsNone(self.successResultOf(queued_too))
+
+    def test_cancelled_while_hashed(self) -> None:
+        """A large PUT that is cancelled while a thread hashes it ends at once, and is never sent."""
+        reactor = FakeReactor()
+        fake = FakeS3(reactor)
+        reactor.hold_threads()
+        writing = fake.connect().put("large", bytes(2 << 20))
+        writing.cancel()
+        self.failureResultOf(writing, CancelledError)
+        reactor.release_threads()
+        reactor.pump([1.0] * 10)
+        self.assertEqual(fake.requests, [])
 
     def test_connections_are_bounded(self) -> None:
         """No more requests are under way than there are connections."""

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from attrs import evolve
 from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -221,7 +222,9 @@ class S3ObjectStore:
     ) -> Receipt:
         headers = {_META + name: value for name, value in metadata.items()}
         if len(body) > _HASHED:
-            digest, payload_hash, sums = await run(self._reactor, self._hash, body, checked)
+            # The body is this store's own, so who cancels need not wait for the thread.
+            pool = self._reactor.getThreadPool()
+            digest, payload_hash, sums = await deferToThreadPool(self._reactor, pool, self._hash, body, checked)
         else:
             digest, payload_hash, sums = self._hash(body, checked)
         if checked:
