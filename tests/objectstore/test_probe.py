@@ -6,11 +6,13 @@ from collections import Counter
 from typing import Any
 
 from attrs import evolve
+from twisted.internet.defer import CancelledError
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.backstores.s3support import PREFIX, Bench
 from txtcmu.errors import ObjectStoreError, StoreUnavailable
 from txtcmu.objectstore.probe import probe
+from txtcmu.results import as_deferred
 from txtcmu.testing.fakebucket import Answer, Sent, error
 from txtcmu.testing.fakes3 import FakeS3
 from txtcmu.testing.faults import Fault
@@ -224,6 +226,19 @@ class ProbeTests(SynchronousTestCase):
         bench.fake.faults = [Fault(method="PUT", times=10), Fault.hang(times=10_000)]
         with self.assertRaises(StoreUnavailable):
             bench.run(probe(bench.fake.connect(), PREFIX))
+
+    def test_cancelled(self) -> None:
+        """Nothing is left behind either when nobody wants to know any more, at whichever request."""
+        for number in range(0, 4 + RACES * (RACERS + 1) + 9, 7):
+            bench = self.on()
+            bench.fake.faults = [Fault(times=number), Fault(answered=1.0, times=100)]
+            probing = as_deferred(probe(bench.fake.connect(), PREFIX))
+            bench.clock.pump([0.05] * 10)
+            self.assertNoResult(probing)
+            probing.cancel()
+            with self.assertRaises(CancelledError):
+                bench.run(probing)
+            self.assertEqual(bench.fake.objects.objects, {}, number)
 
     def test_read_only_place(self) -> None:
         """That one may not write, or not remove, is said, and nothing of honesty."""

@@ -27,7 +27,10 @@ _ABREAST = 3  # who loses on SeaweedFS waits for a lock in steps of a second, ea
 
 
 async def probe(store: Any, prefix: str) -> bool:
-    """Race on objects of random names below ``prefix``, which are removed, whatever comes out.
+    """Race on objects of random names below ``prefix``.
+
+    They are removed, whatever comes out, and when this is cancelled, for which that has to be waited for.  They stay if
+    the store cannot be reached, or if a write that was given up lands afterwards.
 
     An S3 store learns whether its conditions take the etag in quotes, as the standard has it, or bare, as radosgw does.
 
@@ -38,10 +41,10 @@ async def probe(store: Any, prefix: str) -> bool:
     names = [f"{prefix}txtcmu-probe-{token_hex(8)}" for _ in range(2 * _ROUNDS)]
     try:
         honest = await _try_out(store, names[:_ROUNDS], names[_ROUNDS:])
-    except ObjectStoreError:
+        await gathered([store.delete(name) for name in names])
+    except Exception:  # being cancelled is one
         await DeferredList([store.delete(name) for name in names], consumeErrors=True)
         raise
-    await gathered([store.delete(name) for name in names])
     return honest
 
 

@@ -36,7 +36,7 @@ class _Held:
     def startProducing(self, consumer: IConsumer) -> Deferred[None]:
         self._consumer = consumer
         self._body.startProducing(cast(IConsumer, self))  # type: ignore[no-untyped-call]
-        done: Deferred[None] = Deferred()
+        done: Deferred[None] = Deferred(lambda _: self.stopProducing())  # of what is given up, nothing more is sent
         self._line.reached().addCallback(self._finish, done)
         return done
 
@@ -87,7 +87,7 @@ class StartingLine:
         """See :class:`~twisted.web.iweb.IAgent`."""
         body = None if bodyProducer is None else _Held(bodyProducer, self)
         sent: Deferred[IResponse] = self._agent.request(method, uri, headers, body)
-        return sent.addBoth(self._answered)
+        return sent.addCallback(self._answered)
 
     def reached(self) -> Deferred[None]:
         """Return what fires when all may end."""
