@@ -11,6 +11,7 @@ from typing import Any
 from unittest import mock
 
 from botocore.credentials import Credentials
+from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -285,6 +286,19 @@ class RenewalTests(SynchronousTestCase):
         self.assertLess(self.searches, 4)
         self.found.append(Credentials("newer", "fake-secret"))
         self.assertEqual([self.finish(each).data for each in reads], [b"data"] * 5)
+
+    def test_cancelled_while_looked_up(self) -> None:
+        """A request that is cancelled while a thread looks for credentials ends at once, and is never sent again."""
+        self.fake.expired.add("first")
+        self.found.append(Credentials("fake-key", "fake-secret", "second"))
+        self.reactor.hold_threads()
+        writing = as_deferred(self.store.put("key", b"never"))
+        writing.cancel()
+        self.failureResultOf(writing, CancelledError)
+        self.reactor.release_threads()
+        self.reactor.pump([1.0] * 10)
+        self.assertEqual(self.fake.count("PUT"), 2)
+        self.read()
 
     def test_nothing_better(self) -> None:
         """Keys that are refused, and are all there are, end in the line that says what is wrong."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from time import time
-from typing import Any
+from typing import Any, TypeVar
 
 from attrs import evolve
 from botocore.credentials import Credentials, RefreshableCredentials
@@ -28,7 +28,8 @@ from botocore.exceptions import (
     TokenRetrievalError,
 )
 from botocore.session import Session
-from twisted.internet.defer import DeferredLock
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from txtcmu.errors import ConfigError, StoreUnavailable
@@ -36,9 +37,10 @@ from txtcmu.objectstore.instance import metadata_is_away
 from txtcmu.objectstore.retry import Later
 from txtcmu.objectstore.settings import S3Settings
 from txtcmu.objectstore.sigv4 import Keys, sign
-from txtcmu.threads import run
 
 __all__ = ["Signer", "load"]
+
+T = TypeVar("T")
 
 _FALLBACK_REGION = "us-east-1"
 # Whoever has the credentials was asked, and did not give them now.
@@ -120,7 +122,7 @@ class Signer:
     async def _look_up(self, find: Callable[[], Credentials]) -> str:
         """Look the credentials up anew; return why nobody gives any now, or ``""``."""
         try:
-            self._credentials = await run(self._reactor, find)
+            self._credentials = await self._in_thread(find)
             await self._keys()
         except (StoreUnavailable, Later) as error:
             return str(error)
@@ -132,7 +134,7 @@ class Signer:
         credentials = self._credentials
         try:
             if isinstance(credentials, RefreshableCredentials) and credentials.refresh_needed():
-                frozen = await run(self._reactor, credentials.get_frozen_credentials)
+                frozen = await self._in_thread(credentials.get_frozen_credentials)
             else:
                 frozen = credentials.get_frozen_credentials()
         except (BotoCoreError, ClientError, RuntimeError) as error:  # the last: refreshed, and yet expired
@@ -142,6 +144,10 @@ class Signer:
             self._latest = keys
             self.generation += 1
         return keys
+
+    def _in_thread(self, function: Callable[[], T]) -> Deferred[T]:
+        """Call a function that blocks; who cancels does not wait for it, and its request is not sent afterwards."""
+        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), function)
 
     def _set_clock(self, date: str) -> bool:
         """Go by the clock of the store from now on, if that makes a difference."""
