@@ -20,6 +20,8 @@ from txtcmu.kernel.configfs import backstores
 #: `make crash` wants more.
 ROUNDS = int(os.environ.get("TXTCMU_CRASH_ROUNDS", "5"))
 SIZE = 64 << 20
+#: Seconds: a daemon is started meanwhile, and opens the volume; on a busy machine that is minutes.
+PATIENCE = 400.0
 #: Runs a program so that all it can write to are places of its own, which are gone when it is.
 FORGETFUL = (
     *("unshare", "--mount", "sh", "-c"),
@@ -74,7 +76,7 @@ class Load:
             assert self._process.poll() is None, f"it ended early: {self._process.communicate()[0]}"
             return self._ledger.acknowledged >= goal
 
-        wait_until(reached, f"{fsyncs} fsyncs")
+        wait_until(reached, f"{fsyncs} fsyncs", PATIENCE)
 
     def finish(self) -> None:
         """Have it end what it does; nothing may have failed."""
@@ -115,7 +117,7 @@ def verify(directory: Path, *options: str) -> None:
 
 
 @pytest.mark.host_service("s3")
-@pytest.mark.guest_timeout(300 + 180 * ROUNDS)
+@pytest.mark.guest_timeout(600 + 240 * ROUNDS)
 @pytest.mark.usefixtures("patience")
 def test_fsyncs_survive(daemon: Daemon, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     """Whoever dies while files are fsynced, what was fsynced is there afterwards, and the file system is whole.
