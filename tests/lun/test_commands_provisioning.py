@@ -397,10 +397,10 @@ class ModelTests(SynchronousTestCase):
             rig.settle()
             if pending and random.random() < 0.5:
                 pending.pop(random.randrange(len(pending))).callback(None)
+        rig.settle()
         while pending:
             pending.pop(random.randrange(len(pending))).callback(None)
             rig.settle()
-        rig.settle()
         self.assertEqual([command.status for command, _ in commands], [status for _, status in commands])
         self.assertEqual(disk.content, model)
         disk.script.clear()
