@@ -18,7 +18,7 @@ from tests.kernel.fsyncs import Ledger
 from txtcmu.kernel.configfs import backstores
 
 #: `make crash` wants more.
-ROUNDS = int(os.environ.get("TXTCMU_CRASH_ROUNDS", "5"))
+ROUNDS = int(os.environ.get("TXTCMU_CRASH_ROUNDS", "3"))
 SIZE = 64 << 20
 #: Seconds: a daemon is started meanwhile, and opens the volume; on a busy machine that is minutes.
 PATIENCE = 400.0
