@@ -10,6 +10,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from attrs import evolve
 from botocore.credentials import Credentials
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -80,9 +81,10 @@ class SeaweedFSLoadTests(TestCase):
         plan = FaultPlan(SEED, RATE, latency=0.6, late=self.longest, retry_after="0")
         proxy.faults.append(plan)
         jitter = Random(SEED).random
+        seconds = 0.4
 
         def connect() -> S3ObjectStore:
-            settings = S3Settings(self.server.bucket, proxy.endpoint, request_timeout=0.4, connections=AT_ONCE)
+            settings = S3Settings(self.server.bucket, proxy.endpoint, request_timeout=seconds, connections=AT_ONCE)
             signer = Signer(reactor, Credentials(self.server.access_key, self.server.secret_key), self.server.region)
             patience = Patience(reactor, jitter, total=0.45, first=0.01)
             return S3ObjectStore(reactor, settings, signer, patience)
@@ -90,6 +92,9 @@ class SeaweedFSLoadTests(TestCase):
         load = Load(connect, reactor, 0.2, AT_ONCE)
         await load.run(operations(SEED, OPERATIONS))
         proxy.faults.clear()
+        seconds = 30.0  # nothing hangs any more, and a slow machine may be slow
+        for store in load.stores:
+            store.settings = evolve(store.settings, request_timeout=seconds)
         await load.check()
         await deferLater(reactor, self.longest)  # what is late has landed then
         await load.check()
